@@ -1,0 +1,118 @@
+# Copyright: memoryark-ops contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Checks inventory, catalogue and host, reports all problems at once, and hands on the rendered release."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible_collections.memoryark.ops.plugins.plugin_utils.catalogue import IMAGES, load_catalogue
+from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue
+from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Problem, ProblemsError, report
+from ansible_collections.memoryark.ops.plugins.plugin_utils.quantities import parse_size
+from ansible_collections.memoryark.ops.plugins.plugin_utils.release import (
+    build_release,
+    public_names,
+    published_ports,
+)
+from ansible_collections.memoryark.ops.plugins.plugin_utils.settings import (
+    SETTINGS,
+    UNSET,
+    check_secrets,
+    check_settings,
+    unknown_settings,
+    variables,
+)
+
+HOST_CHECK = "memoryark.ops.host_check"
+# What other plays hand around under the prefix of the settings.
+NOT_SETTINGS = {"memoryark_release"}
+
+
+class ActionModule(ActionBase):
+    """The rim: reads task arguments, runs the host check, words the result."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the release as the fact ``memoryark_release``, or fail with every problem."""
+        task_vars = task_vars or {}
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        _validated, args = self.validate_argument_spec({"stack": {"type": "path", "required": True}})
+        settings, problems = self._settings(task_vars)
+        problems += unknown_settings(set(task_vars) - NOT_SETTINGS) + check_settings(settings)
+        catalogue, release = None, None
+        try:
+            catalogue, release = prepare(Path(args["stack"]), settings)
+            problems += check_secrets(settings["memoryark_secrets"] or {}, catalogue.secret_names)
+        except ProblemsError as error:
+            problems += error.problems
+        problems += self._host_problems(settings, catalogue, task_vars)
+        if problems:
+            result |= {"failed": True, "msg": report(sorted(set(problems)))}
+        else:
+            result |= {"changed": False, "ansible_facts": {"memoryark_release": release}}
+        return result
+
+    def _settings(self, task_vars: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+        """Return the inventory's settings with defaults, and those that cannot be evaluated."""
+        settings = {name: setting.default for name, setting in SETTINGS.items()}
+        problems = []
+        for name in SETTINGS:
+            if name in task_vars:
+                try:
+                    settings[name] = self._templar.template(task_vars[name])
+                except AnsibleError as error:
+                    problems.append(Problem(f"inventory {name}", f"cannot be evaluated: {error}."))
+        return settings, problems
+
+    def _host_problems(
+        self, settings: Mapping[str, Any], catalogue: Catalogue | None, task_vars: dict[str, Any]
+    ) -> list[Problem]:
+        """Ask the host; without a catalogue only what does not depend on one."""
+        try:
+            disk = parse_size(settings["memoryark_disk_needed"])
+        except ValueError as error:
+            return [Problem("inventory memoryark_disk_needed", f"{error}.")]
+        arguments: dict[str, Any] = {
+            "root": settings["memoryark_root"],
+            "disk_needed": disk,
+            "insecure_registries": [
+                entry["location"] for entry in settings["memoryark_registries"] if entry.get("insecure")
+            ],
+            "controller_time": time.time(),
+        }
+        if catalogue is not None:
+            arguments |= {
+                "ports": published_ports(catalogue),
+                "names": [
+                    name
+                    for name in public_names(catalogue)
+                    if name != UNSET and settings["memoryark_resolve_names"]
+                ],
+                "images": {f"{IMAGES}.{name}": service.image for name, service in catalogue.services.items()},
+                "memory_needed": sum(service.reserved_memory for service in catalogue.services.values()),
+            }
+        answer = self._execute_module(module_name=HOST_CHECK, module_args=arguments, task_vars=task_vars)
+        if answer.get("failed"):
+            return [Problem("host", str(answer.get("msg", "the host check failed")))]
+        return [Problem(found["where"], found["what"]) for found in answer["problems"]]
+
+
+def prepare(stack: Path, settings: Mapping[str, Any]) -> tuple[Catalogue, dict[str, Any]]:
+    """Return the catalogue and the release that it makes; raises ProblemsError."""
+    names = variables(settings)
+    catalogue = load_catalogue(
+        stack,
+        override=settings["memoryark_compose"] or {},
+        images=settings["memoryark_images"] or {},
+        variables=names,
+        secrets=set(settings["memoryark_secrets"] or {}),
+    )
+    return catalogue, build_release(catalogue, stack, settings["memoryark_root"], names)

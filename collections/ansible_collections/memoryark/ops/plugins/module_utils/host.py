@@ -1,0 +1,117 @@
+# Copyright: memoryark-ops contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The managed host as the modules see it: files, Podman and systemd."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Runner = Callable[..., tuple[int, str, str]]
+"""``AnsibleModule.run_command``: argument vector to exit code, output, error output."""
+
+QUADLET_GENERATOR = "/usr/libexec/podman/quadlet"
+UNIT_LABEL = "PODMAN_SYSTEMD_UNIT"
+
+
+class HostError(Exception):
+    """A command on the host failed; the message is for the operator."""
+
+
+class Host:
+    """Runs commands through ``runner`` and touches files below ``base`` (``/`` but in tests)."""
+
+    def __init__(self, runner: Runner, base: Path = Path("/")) -> None:
+        self._runner = runner
+        self._base = base
+
+    def path(self, name: str) -> Path:
+        """Return where the absolute path ``name`` is."""
+        return self._base / name.lstrip("/")
+
+    def run(self, argv: Sequence[str], data: str | None = None, env: Mapping[str, str] | None = None) -> str:
+        """Return the output of a command; raises HostError with its error output."""
+        code, out, err = self._runner(
+            list(argv), data=data, binary_data=data is not None, environ_update=dict(env or {})
+        )
+        if code != 0:
+            said = (err.strip() or out.strip()) or "it said nothing"
+            raise HostError(f"'{' '.join(argv[:6])}' failed with exit code {code}: {said}")
+        return out
+
+    def read(self, name: str) -> str | None:
+        """Return a file's text, None if there is none."""
+        try:
+            return self.path(name).read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def write(self, name: str, text: str, mode: int = 0o644) -> None:
+        """Replace a file in one step that survives a power cut; missing directories are made."""
+        target = self.path(name)
+        make_directory(target.parent)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            os.fchmod(stream.fileno(), mode)
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).replace(target)
+        sync_directory(target.parent)
+
+    def delete(self, name: str) -> None:
+        """Delete a file if it is there."""
+        self.path(name).unlink(missing_ok=True)
+
+    @property
+    def has_podman(self) -> bool:
+        """False on a host that has not been set up yet."""
+        return shutil.which("podman") is not None
+
+    def podman_json(self, *argv: str) -> Any:
+        """Return what a podman command prints as JSON; an empty list without Podman."""
+        if not self.has_podman:
+            return []
+        return json.loads(self.run(["podman", *argv]) or "[]")
+
+    def active_units(self, units: Iterable[str]) -> frozenset[str]:
+        """Return those of ``units`` (names without ``.service``) that systemd counts as active."""
+        names = sorted(units)
+        if not names:
+            return frozenset()
+        # Exit code 3 only says that some are not.
+        _code, out, _err = self._runner(["systemctl", "is-active", *(f"{name}.service" for name in names)])
+        states = out.split()
+        return frozenset(name for name, state in zip(names, states, strict=False) if state == "active")
+
+    def unit_properties(self, unit: str, *properties: str) -> dict[str, str]:
+        """Return properties of a unit as systemctl shows them."""
+        out = self.run(["systemctl", "show", f"--property={','.join(properties)}", unit])
+        return dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
+
+    def journal(self, unit: str, lines: int = 30) -> str:
+        """Return the last ``lines`` of a unit's journal since its last start."""
+        return self.run(["journalctl", "--no-pager", "--output=short", f"--lines={lines}", f"--unit={unit}"])
+
+
+def make_directory(directory: Path) -> None:
+    """Make a directory and its parents, readable for containers whatever the umask."""
+    if directory.is_dir():
+        return
+    make_directory(directory.parent)
+    directory.mkdir(exist_ok=True)
+    directory.chmod(0o755)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make a rename in ``directory`` durable."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,234 @@
+#!/usr/bin/python
+# Copyright: memoryark-ops contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Looks for everything on a host that would make a deployment fail."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: host_check
+short_description: Look for everything on a host that would make a deployment fail
+version_added: "0.1.0"
+description:
+  - Reads only. Returns all problems at once and never fails because of them.
+  - Usually called through the M(memoryark.ops.preflight) action, which adds the problems of the inventory.
+options:
+  root:
+    description: Host directory of data and configuration; its file system must have room.
+    type: path
+    required: true
+  ports:
+    description: TCP ports that the containers will publish.
+    type: list
+    elements: int
+    default: []
+  names:
+    description: Host names that must resolve.
+    type: list
+    elements: str
+    default: []
+  images:
+    description: Image references with digest, by the setting that names them.
+    type: dict
+    default: {}
+  insecure_registries:
+    description: Registries that are spoken to without TLS.
+    type: list
+    elements: str
+    default: []
+  memory_needed:
+    description: Bytes of memory that the containers reserve.
+    type: int
+    default: 0
+  disk_needed:
+    description: Bytes that must be free.
+    type: int
+    default: 0
+  controller_time:
+    description: Seconds since the epoch on the control node.
+    type: float
+    required: true
+attributes:
+  check_mode:
+    description: The module only reads.
+    support: full
+author: memoryark-ops contributors (@memoryark)
+"""
+
+EXAMPLES = r"""
+- name: Look at the host
+  memoryark.ops.host_check:
+    root: /srv/memoryark
+    ports: [80, 443]
+    controller_time: "{{ now().timestamp() }}"
+"""
+
+RETURN = r"""
+problems:
+  description: What is wrong, each with the way to mend it.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    where:
+      description: The setting or the part of the host.
+      type: str
+    what:
+      description: What is wrong.
+      type: str
+"""
+
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
+from ansible_collections.memoryark.ops.plugins.module_utils.plan import by_digest
+from ansible_collections.memoryark.ops.plugins.module_utils.registry import check_image
+
+PODMAN_FLOOR = (5, 4)
+CLOCK_TOLERANCE = 60.0
+# The kernel, systemd and the page cache need room beside the containers.
+MEMORY_FOR_THE_HOST = 256 * 2**20
+LISTENING = "0A"
+
+
+def os_problem(release: str) -> str:
+    """Return what is wrong with the text of os-release."""
+    fields = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', release, re.MULTILINE))
+    if fields.get("ID") == "debian" and fields.get("VERSION_ID") == "13":
+        return ""
+    return f"this is {fields.get('PRETTY_NAME', 'an unknown system')}; a server with Debian 13 is needed"
+
+
+def podman_problem(policy: str) -> str:
+    """Return what is wrong with the Podman that ``apt-cache policy podman`` offers or has installed."""
+    found = re.search(r"Installed: (?!\(none\))(\S+)", policy) or re.search(
+        r"Candidate: (?!\(none\))(\S+)", policy
+    )
+    if found is None:
+        return "apt offers no podman; enable Debian's main archive and run apt update"
+    version = tuple(int(part) for part in re.findall(r"\d+", found[1].partition("+")[0])[:2])
+    return (
+        "" if version >= PODMAN_FLOOR else f"podman {found[1]} is older than 5.4; Debian 13 has the right one"
+    )
+
+
+def clock_problem(difference: float) -> str:
+    """Return what is wrong with a clock that is ``difference`` seconds off the control node's."""
+    if abs(difference) <= CLOCK_TOLERANCE:
+        return ""
+    return f"the clock is {difference:+.0f} s off the control node's; set it, certificates depend on it"
+
+
+def room_problem(what: str, have: int, need: int) -> str:
+    """Return what is wrong with ``have`` bytes where ``need`` bytes are needed."""
+    mebibyte = 2**20
+    return "" if have >= need else f"{have // mebibyte} MiB of {what}, {need // mebibyte} MiB are needed"
+
+
+def memory_bytes(meminfo: str) -> int:
+    """Return the memory of the host from the text of /proc/meminfo."""
+    found = re.search(r"^MemTotal:\s+(\d+) kB", meminfo, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
+def listeners(table: str) -> dict[int, str]:
+    """Return the sockets that listen in a /proc/net/tcp table, as port to inode."""
+    rows = (line.split() for line in table.splitlines()[1:])
+    return {int(row[1].rpartition(":")[2], 16): row[9] for row in rows if row[3] == LISTENING}
+
+
+def socket_owner(inode: str) -> str:
+    """Return the name of the program that has a socket open, empty if it is gone."""
+    wanted = f"socket:[{inode}]"
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if any(str(handle.readlink()) == wanted for handle in (process / "fd").iterdir()):
+                return (process / "comm").read_text(encoding="utf-8").strip()
+        except OSError:
+            continue
+    return ""
+
+
+def port_problems(host: Host, ports: list[int]) -> Iterator[tuple[str, str]]:
+    """Yield the ports that something other than a container holds."""
+    taken: dict[int, str] = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        taken |= listeners(host.read(table) or "")
+    for port in ports:
+        owner = socket_owner(taken[port]) if port in taken else ""
+        # conmon keeps the ports of running containers reserved.
+        if owner and owner != "conmon":
+            yield f"port {port}", f"is taken by {owner}; stop and disable that service"
+
+
+def name_problems(names: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield the host names that do not resolve."""
+    for name in names:
+        try:
+            socket.getaddrinfo(name, 443)
+        except OSError as error:
+            yield f"name {name}", f"does not resolve ({error.strerror or error}); add its DNS record"
+
+
+def free_bytes(path: Path) -> int:
+    """Return the free bytes of the file system on which ``path`` is or will be."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def image_problems(host: Host, params: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the images that neither the host nor their registry has."""
+    local = host.podman_json("image", "ls", "--format=json")
+    there = {name for image in local for name in image.get("RepoDigests") or ()}
+    for setting, reference in sorted(params["images"].items()):
+        what = "" if by_digest(reference) in there else check_image(reference, params["insecure_registries"])
+        if what:
+            yield setting, what
+
+
+def look(host: Host, params: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield every problem as the place and what is wrong there."""
+    yield "operating system", os_problem(host.read("/etc/os-release") or "")
+    yield "package podman", podman_problem(host.run(["apt-cache", "policy", "podman"], env={"LC_ALL": "C"}))
+    yield "clock", clock_problem(time.time() - params["controller_time"])
+    memory = memory_bytes(host.read("/proc/meminfo") or "")
+    yield "memory", room_problem("memory", memory, params["memory_needed"] + MEMORY_FOR_THE_HOST)
+    free = free_bytes(host.path(params["root"]))
+    yield f"disk under {params['root']}", room_problem("disk free", free, params["disk_needed"])
+    yield from port_problems(host, params["ports"])
+    yield from name_problems(params["names"])
+    yield from image_problems(host, params)
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "required": True},
+            "ports": {"type": "list", "elements": "int", "default": []},
+            "names": {"type": "list", "elements": "str", "default": []},
+            "images": {"type": "dict", "default": {}},
+            "insecure_registries": {"type": "list", "elements": "str", "default": []},
+            "memory_needed": {"type": "int", "default": 0},
+            "disk_needed": {"type": "int", "default": 0},
+            "controller_time": {"type": "float", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        found = [(where, what) for where, what in look(Host(module.run_command), module.params) if what]
+    except HostError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, problems=[{"where": where, "what": what} for where, what in found])
+
+
+if __name__ == "__main__":
+    main()

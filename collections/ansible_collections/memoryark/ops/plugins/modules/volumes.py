@@ -1,0 +1,176 @@
+#!/usr/bin/python
+# Copyright: memoryark-ops contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Keeps the directories and volumes that hold data."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: volumes
+short_description: Keep the directories and Podman volumes that hold data
+version_added: "0.1.0"
+description:
+  - Makes missing directories and volumes, and corrects owner and mode of directories.
+  - Never removes anything and never changes what is inside a directory.
+options:
+  root:
+    description: The directory above all others. It belongs to root and only root can look into it.
+    type: path
+    required: true
+  directories:
+    description: Directories below the root, parents first.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Path below the root.
+        type: str
+        required: true
+      owner:
+        description: Numeric owner.
+        type: int
+        default: 0
+      group:
+        description: Numeric group.
+        type: int
+        default: 0
+      mode:
+        description: Octal mode such as C('0750').
+        type: str
+        default: "0750"
+  volumes:
+    description: Names of Podman volumes.
+    type: list
+    elements: str
+    default: []
+attributes:
+  check_mode:
+    description: Reports what would be made or corrected.
+    support: full
+  diff_mode:
+    description: Shows owner and mode before and after.
+    support: full
+author: memoryark-ops contributors (@memoryark)
+"""
+
+EXAMPLES = r"""
+- name: A place for photos
+  memoryark.ops.volumes:
+    root: /srv/memoryark
+    directories:
+      - path: uploads
+        mode: "0750"
+"""
+
+RETURN = r"""
+directories:
+  description: Directories that were made or corrected.
+  returned: success
+  type: list
+  elements: str
+volumes:
+  description: Podman volumes that were made.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
+
+ROOT_MODE = "0750"
+
+
+def describe(path: Path) -> str:
+    """Return owner, group and mode of a directory in one line, empty if there is none."""
+    try:
+        info = path.lstat()
+    except FileNotFoundError:
+        return ""
+    if not stat.S_ISDIR(info.st_mode):
+        raise HostError(f"{path} is in the way: it is no directory; move it away")
+    return wording(info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode))
+
+
+def wording(owner: int, group: int, mode: int) -> str:
+    """Return the line that describes a directory."""
+    return f"owner {owner} group {group} mode {mode:04o}"
+
+
+def make(path: Path, entry: dict[str, Any]) -> None:
+    """Make a directory if it is missing and set its owner and mode."""
+    path.mkdir(parents=True, exist_ok=True)
+    os.chown(path, entry["owner"], entry["group"])
+    path.chmod(int(entry["mode"], 8))
+
+
+def keep(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]:
+    """Make what is missing, correct what differs; return the module's result."""
+    root = {"path": "", "owner": 0, "group": 0, "mode": ROOT_MODE}
+    changed, diff = [], []
+    for entry in [root, *params["directories"]]:
+        name = f"{params['root']}/{entry['path']}".rstrip("/")
+        before = describe(host.path(name))
+        after = wording(entry["owner"], entry["group"], int(entry["mode"], 8))
+        if before != after:
+            changed.append(name)
+            diff.append(
+                {
+                    "before_header": name,
+                    "after_header": name,
+                    "before": f"{before}\n" if before else "",
+                    "after": f"{after}\n",
+                }
+            )
+            if not check:
+                make(host.path(name), entry)
+    present = {entry["Name"] for entry in host.podman_json("volume", "ls", "--format=json")}
+    missing = [name for name in params["volumes"] if name not in present]
+    for name in missing:
+        diff.append(
+            {"before_header": name, "after_header": name, "before": "", "after": f"podman volume {name}\n"}
+        )
+        if not check:
+            host.run(["podman", "volume", "create", name])
+    return {
+        "changed": bool(changed or missing),
+        "directories": changed,
+        "volumes": missing,
+        "diff": diff,
+    }
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "required": True},
+            "directories": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "path": {"type": "str", "required": True},
+                    "owner": {"type": "int", "default": 0},
+                    "group": {"type": "int", "default": 0},
+                    "mode": {"type": "str", "default": "0750"},
+                },
+            },
+            "volumes": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**keep(Host(module.run_command), module.params, module.check_mode))
+    except (HostError, OSError) as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+# Copyright: memoryark-ops contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Reads the catalogue: one folder per service with a Compose file, overridden by the inventory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible_collections.memoryark.ops.plugins.plugin_utils.checks import (
+    check_catalogue,
+    check_required,
+    lookup,
+)
+from ansible_collections.memoryark.ops.plugins.plugin_utils.interpolation import interpolate_tree
+from ansible_collections.memoryark.ops.plugins.plugin_utils.merge import merge
+from ansible_collections.memoryark.ops.plugins.plugin_utils.model import (
+    Catalogue,
+    parse_network,
+    parse_service,
+    parse_volume,
+)
+from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Problem, ProblemsError, suggestion
+from ansible_collections.memoryark.ops.plugins.plugin_utils.schema import check_document
+
+OVERRIDE = "inventory memoryark_compose"
+IMAGES = "inventory memoryark_images"
+
+
+@dataclass(frozen=True)
+class Document:
+    """One Compose document and the name under which problems in it are reported."""
+
+    source: str
+    tree: Any
+
+
+@dataclass
+class Sources:
+    """Everything that makes up one catalogue."""
+
+    documents: list[Document] = field(default_factory=list)
+    override: Mapping[str, Any] = field(default_factory=dict)
+    images: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    secrets: Collection[str] = ()
+
+
+def read_stack(stack: Path) -> list[Document]:
+    """Read ``networks.yml``, ``volumes.yml`` and every ``<service>/compose.yml`` below ``stack``.
+
+    Raises ProblemsError for files that are missing or no YAML.
+    """
+    files = [*sorted(stack.glob("*.yml")), *sorted(stack.glob("*/compose.yml"))]
+    if not any(file.name == "compose.yml" for file in files):
+        raise ProblemsError([Problem(str(stack), "there is no <service>/compose.yml in this folder.")])
+    documents, problems = [], []
+    for file in files:
+        source = f"{stack.name}/{file.relative_to(stack)}"
+        try:
+            documents.append(Document(source, yaml.safe_load(file.read_text(encoding="utf-8"))))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            problems.append(Problem(source, f"cannot be read: {' '.join(str(error).split())}."))
+    if problems:
+        raise ProblemsError(problems)
+    return documents
+
+
+def build_catalogue(sources: Sources) -> Catalogue:
+    """Interpolate, check and merge ``sources``; raises ProblemsError with every problem at once."""
+    problems: list[Problem] = []
+    trees: list[Document] = []
+    for document in [*sources.documents, Document(OVERRIDE, dict(sources.override))]:
+        tree, errors = interpolate_tree(document.tree, sources.variables)
+        problems += [Problem(f"{document.source}: {path}", f"{error}.") for path, error in errors]
+        found = check_document(tree, document.source)
+        failed = {path for path, _error in errors}
+        problems += [problem for problem in found if problem.where.rpartition(": ")[2] not in failed]
+        trees.append(Document(document.source, tree))
+    problems += _check_names(trees[:-1], sources)
+    if problems:
+        # Later checks would only repeat in other words what is wrong in these documents.
+        raise ProblemsError(problems)
+    return _assemble(trees, sources)
+
+
+def _check_names(documents: list[Document], sources: Sources) -> list[Problem]:
+    """Each service is defined once, and the inventory overrides only what exists."""
+    problems: list[Problem] = []
+    owners: dict[str, str] = {}
+    for document in documents:
+        for name in _section(document.tree, "services"):
+            if name in owners:
+                problems.append(
+                    Problem(f"{document.source}: services.{name}", f"is defined in {owners[name]} already.")
+                )
+            owners[name] = document.source
+    for name in sources.images:
+        if name not in owners:
+            problems.append(
+                Problem(f"{IMAGES}.{name}", f"there is no such service.{suggestion(name, owners)}")
+            )
+    return problems
+
+
+def _section(tree: Any, key: str) -> Mapping[str, Any]:
+    section = tree.get(key) if isinstance(tree, Mapping) else None
+    return section if isinstance(section, Mapping) else {}
+
+
+def _assemble(trees: list[Document], sources: Sources) -> Catalogue:
+    merged: Any = {}
+    for document in trees:
+        merged = merge(merged, document.tree)
+    merged = merge(merged, {"services": {name: {"image": image} for name, image in sources.images.items()}})
+    override = trees[-1].tree
+    owners = {name: document.source for document in trees for name in _section(document.tree, "services")}
+    owners |= {
+        name: document.source for document in trees[:-1] for name in _section(document.tree, "services")
+    }
+
+    def where(service: str, path: str) -> str:
+        full = f"services.{service}.{path}" if service else path
+        if path == "image" and service in sources.images:
+            return f"{IMAGES}.{service}"
+        if lookup(override, full) is not None:
+            return f"{OVERRIDE}: {full}"
+        return f"{owners.get(service, 'stack')}: {full}"
+
+    services = _section(merged, "services")
+    problems = [problem for name, raw in services.items() for problem in check_required(name, raw, where)]
+    if problems:
+        incomplete = {name for name, raw in services.items() if check_required(name, raw, where)}
+    else:
+        incomplete = set()
+    catalogue = Catalogue(
+        services={name: parse_service(name, raw) for name, raw in services.items() if name not in incomplete},
+        networks={key: parse_network(key, raw) for key, raw in _section(merged, "networks").items()},
+        volumes={key: parse_volume(key, raw) for key, raw in _section(merged, "volumes").items()},
+    )
+    # A service that could not be parsed still exists for those that depend on it.
+    problems += [
+        problem
+        for problem in check_catalogue(catalogue, sources.secrets, where)
+        if not any(f"there is no service '{name}'" in problem.what for name in incomplete)
+    ]
+    if problems:
+        raise ProblemsError(problems)
+    return catalogue
+
+
+def load_catalogue(stack: Path, **settings: Any) -> Catalogue:
+    """Read and build the catalogue in ``stack``; ``settings`` are the other fields of ``Sources``."""
+    return build_catalogue(Sources(documents=read_stack(stack), **settings))

@@ -1,0 +1,204 @@
+# Copyright: memoryark-ops contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a schema cannot say: rules between services, and the platform's own demands on each of them."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue, Service
+from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Problem, suggestion
+
+# Source of the reference form: the OCI Distribution Specification, "Pulling manifests".
+_PINNED = re.compile(r"[a-z0-9.\-]+(:[0-9]+)?(/[a-z0-9._\-]+)+(:[\w.\-]+)?@sha256:[0-9a-f]{64}")
+
+Where = Callable[[str, str], str]
+"""Names file and key for a service and a path below it."""
+
+
+def check_required(name: str, raw: Mapping[str, Any], where: Where) -> list[Problem]:
+    """Return what every service must say and this one does not."""
+    required = {
+        "image": f"the image is missing; set memoryark_images.{name} to a reference with a digest",
+        "deploy.resources.limits.cpus": "the limit is missing; every container has one, as in cpus: '0.5'",
+        "deploy.resources.limits.memory": "the limit is missing; every container has one, as in memory: 256M",
+        "healthcheck.test": "the health check is missing; a deployment waits for it",
+        "x-memoryark.id_range": "the range is missing; give each service a number of its own",
+    }
+    return [Problem(where(name, path), what) for path, what in required.items() if lookup(raw, path) is None]
+
+
+def lookup(tree: Any, path: str) -> Any:
+    """Return what stands at a dotted ``path`` below ``tree``, None if nothing does."""
+    for key in path.split("."):
+        if not isinstance(tree, Mapping) or key not in tree:
+            return None
+        tree = tree[key]
+    return tree
+
+
+def check_catalogue(catalogue: Catalogue, secrets: Collection[str], where: Where) -> list[Problem]:
+    """Return every breach of a rule that needs more than one place to see."""
+    found: list[Problem] = []
+    for service in catalogue.services.values():
+        found += _check_service(service, catalogue, secrets, where)
+    for what, key, identity in _UNIQUE:
+        found += _check_unique(catalogue, what, key, identity, where)
+    found += _check_cycles(catalogue, where)
+    found += _check_subnets(catalogue, where)
+    return found
+
+
+def _check_service(
+    service: Service, catalogue: Catalogue, secrets: Collection[str], where: Where
+) -> Iterator[Problem]:
+    def problem(path: str, what: str) -> Problem:
+        return Problem(where(service.name, path), what)
+
+    if not _PINNED.fullmatch(service.image):
+        yield problem(
+            "image",
+            f"'{service.image}' is not pinned; write registry/name@sha256:… with all 64 hexadecimal digits",
+        )
+    for attachment in service.networks:
+        if attachment.network not in catalogue.networks:
+            yield problem(
+                "networks",
+                f"there is no network '{attachment.network}'."
+                + suggestion(attachment.network, catalogue.networks),
+            )
+    for dependency in service.depends_on:
+        if dependency not in catalogue.services:
+            yield problem(
+                "depends_on",
+                f"there is no service '{dependency}'.{suggestion(dependency, catalogue.services)}",
+            )
+    for mount in service.mounts:
+        if mount.kind == "volume" and mount.source not in catalogue.volumes:
+            yield problem(
+                "volumes",
+                f"there is no volume '{mount.source}'.{suggestion(mount.source, catalogue.volumes)}",
+            )
+        if mount.kind == "config" and (mount.source != f"./{service.name}/config" or not mount.read_only):
+            yield problem(
+                "volumes",
+                f"'{mount.source}' cannot be mounted; a service mounts named volumes, "
+                f"and its own folder as ./{service.name}/config:TARGET:ro",
+            )
+    for secret in service.secret_names:
+        if secret not in secrets:
+            yield problem(
+                "secrets",
+                f"secret '{secret}' has no value; set memoryark_secrets.{secret}.{suggestion(secret, ())}",
+            )
+    for name, value in service.environment.items():
+        if value == "None":
+            yield problem(
+                f"environment.{name}", "the value is missing; the host's own environment is not passed on"
+            )
+    yield from _check_hardening(service, problem)
+
+
+def _check_hardening(service: Service, problem: Callable[[str, str], Problem]) -> Iterator[Problem]:
+    """Hardening stands in the Compose file itself, so that it holds on every engine that runs it."""
+    if service.cap_drop != ("ALL",):
+        yield problem("cap_drop", "must be [ALL]; give single capabilities back with cap_add")
+    if service.security_opt != ("no-new-privileges:true",):
+        yield problem("security_opt", "must be ['no-new-privileges:true']")
+    if not service.read_only:
+        yield problem("read_only", "must be true; give writable places with volumes and tmpfs")
+    if service.reserved_memory > service.memory:
+        yield problem("deploy.resources.reservations.memory", "is above the limit")
+    if service.reserved_cpus > service.cpus:
+        yield problem("deploy.resources.reservations.cpus", "is above the limit")
+
+
+def _ports(service: Service) -> list[str]:
+    return [f"{port.published}/{port.protocol}" for port in service.ports]
+
+
+def _addresses(service: Service) -> list[str]:
+    return [address for attached in service.networks for address in (attached.ipv4, attached.ipv6) if address]
+
+
+_UNIQUE: list[tuple[str, str, Callable[[Service], list[str]]]] = [
+    ("host port", "ports", _ports),
+    ("container name", "container_name", lambda service: [service.container_name]),
+    ("id range", "x-memoryark.id_range", lambda service: [str(service.id_range)]),
+    ("address", "networks", _addresses),
+    (
+        "route",
+        "x-memoryark.routes",
+        lambda service: [f"{route.host} {route.path}" for route in service.routes],
+    ),
+]
+
+
+def _check_unique(
+    catalogue: Catalogue, what: str, key: str, identity: Callable[[Service], list[str]], where: Where
+) -> Iterator[Problem]:
+    owners: dict[str, list[str]] = {}
+    for service in catalogue.services.values():
+        for value in identity(service):
+            owners.setdefault(value, []).append(service.name)
+    for value, names in owners.items():
+        if len(names) > 1:
+            others = " and ".join(sorted(names))
+            yield Problem(where(sorted(names)[-1], key), f"{what} '{value}' is claimed by {others}.")
+
+
+def _check_cycles(catalogue: Catalogue, where: Where) -> Iterator[Problem]:
+    try:
+        start_levels({name: service.depends_on for name, service in catalogue.services.items()})
+    except CycleError as error:
+        yield Problem(where(error.cycle[0], "depends_on"), f"the services wait for each other: {error}.")
+
+
+def _check_subnets(catalogue: Catalogue, where: Where) -> Iterator[Problem]:
+    parsed: list[tuple[str, ipaddress.IPv4Network | ipaddress.IPv6Network]] = []
+    for network in catalogue.networks.values():
+        for subnet in network.subnets:
+            try:
+                parsed.append((network.key, ipaddress.ip_network(subnet)))
+            except ValueError as error:
+                yield Problem(where("", f"networks.{network.key}.ipam"), f"{error}.")
+    for index, (key, mine) in enumerate(parsed):
+        for other_key, other in parsed[:index]:
+            if mine.version == other.version and mine.overlaps(other):
+                yield Problem(
+                    where("", f"networks.{key}.ipam"), f"{mine} overlaps {other} of network {other_key}."
+                )
+
+
+class CycleError(ValueError):
+    """Services that depend on each other in a circle."""
+
+    def __init__(self, cycle: list[str]) -> None:
+        self.cycle = cycle
+        super().__init__(" → ".join([*cycle, cycle[0]]))
+
+
+def start_levels(dependencies: Mapping[str, Collection[str]]) -> list[list[str]]:
+    """Return the names in levels: each level needs only earlier ones. Raises CycleError.
+
+    Names that are depended on but are not keys are ignored; they are reported elsewhere.
+    """
+    waiting = {name: {d for d in needed if d in dependencies} for name, needed in dependencies.items()}
+    levels: list[list[str]] = []
+    while waiting:
+        ready = sorted(name for name, needed in waiting.items() if not needed)
+        if not ready:
+            raise CycleError(_find_cycle(waiting))
+        levels.append(ready)
+        waiting = {name: needed - set(ready) for name, needed in waiting.items() if name not in ready}
+    return levels
+
+
+def _find_cycle(waiting: Mapping[str, Collection[str]]) -> list[str]:
+    path = [min(waiting)]
+    while (following := min(waiting[path[-1]])) not in path:
+        path.append(following)
+    return path[path.index(following) :]

@@ -1,0 +1,296 @@
+# Copyright: memoryark-ops contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Renders services to Quadlet units for Podman 5.4.2, the version in Debian 13.
+
+Source of the keys: podman-systemd.unit(5) and systemd.service(5) of that release.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+from ansible_collections.memoryark.ops.plugins.plugin_utils.model import (
+    Catalogue,
+    Health,
+    RestartPolicy,
+    Service,
+)
+from ansible_collections.memoryark.ops.plugins.plugin_utils.quantities import seconds
+
+Section = list[tuple[str, str]]
+
+TARGET = "memoryark.target"
+SLICE = "memoryark.slice"
+ID_RANGE_BASE = 100_000
+ID_RANGE_SIZE = 65_536
+# What a start may take beyond the health check's own times: creating the container, a slow host.
+START_MARGIN = 60.0
+# Podman sends SIGKILL at the end of the grace period; systemd must wait longer than that.
+STOP_MARGIN = 15.0
+
+# An unknown key makes the generator drop the whole unit while everything else goes on.
+_CONTAINER_KEYS = """
+    AddCapability AddDevice AddHost Annotation AutoUpdate CgroupsMode ContainerName ContainersConfModule
+    DNS DNSOption DNSSearch DropCapability Entrypoint Environment EnvironmentFile EnvironmentHost Exec
+    ExposeHostPort GIDMap GlobalArgs Group GroupAdd HealthCmd HealthInterval HealthLogDestination
+    HealthMaxLogCount HealthMaxLogSize HealthOnFailure HealthRetries HealthStartPeriod HealthStartupCmd
+    HealthStartupInterval HealthStartupRetries HealthStartupSuccess HealthStartupTimeout HealthTimeout
+    HostName IP IP6 Image Label LogDriver LogOpt Mask Mount Network NetworkAlias NoNewPrivileges Notify
+    PidsLimit Pod PodmanArgs PublishPort Pull ReadOnly ReadOnlyTmpfs Rootfs RunInit SeccompProfile
+    Secret SecurityLabelDisable SecurityLabelFileType SecurityLabelLevel SecurityLabelNested
+    SecurityLabelType ServiceName ShmSize StartWithPod StopSignal StopTimeout SubGIDMap SubUIDMap Sysctl
+    Timezone Tmpfs UIDMap Ulimit Unmask User UserNS Volume WorkingDir
+"""
+CONTAINER_KEYS = frozenset(_CONTAINER_KEYS.split())
+# Keys of later releases, by the release that brought them: named so that the message can say why.
+LATER_KEYS = {
+    **dict.fromkeys(("Memory", "ReloadCmd", "ReloadSignal", "Retry", "RetryDelay"), "5.5"),
+    **dict.fromkeys(("HttpProxy",), "5.7"),
+    **dict.fromkeys(("AppArmor",), "5.8"),
+}
+
+
+def refused_keys(unit: str) -> list[str]:
+    """Return a message for every ``[Container]`` key in ``unit`` that Podman 5.4.2 does not know."""
+    section, messages = "", []
+    for line in unit.splitlines():
+        if line.startswith("["):
+            section = line.strip("[]")
+        key = line.partition("=")[0]
+        if section == "Container" and line and not line.startswith(("[", "#")) and key not in CONTAINER_KEYS:
+            since = f"; it came with Podman {LATER_KEYS[key]}" if key in LATER_KEYS else ""
+            messages.append(f"{key} is no [Container] key of Podman 5.4.2{since}")
+    return messages
+
+
+def escape(text: str) -> str:
+    """Protect ``text`` from systemd: specifiers and, as it ends in ExecStart, variable expansion."""
+    return text.replace("%", "%%").replace("$", "$$")
+
+
+def quote(text: str) -> str:
+    """Quote one word of a list for systemd (systemd.syntax(7), "Quoting")."""
+    if text and re.fullmatch(r"[A-Za-z0-9_@%+=:,./\-]+", text):
+        return escape(text)
+    body = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escape(body)}"'
+
+
+def unit_text(sections: Mapping[str, Section]) -> str:
+    """Render sections of ``(key, value)`` pairs; a key may come more than once."""
+    blocks = [
+        "\n".join([f"[{name}]", *(f"{key}={value}" for key, value in pairs)])
+        for name, pairs in sections.items()
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def start_timeout(health: Health) -> float:
+    """Return the seconds within which a container must have become healthy."""
+    return health.start_period + health.retries * (health.interval + health.timeout) + START_MARGIN
+
+
+def render_container(service: Service, catalogue: Catalogue, root: str) -> str:
+    """Return the ``.container`` unit of ``service``; ``root`` is the host directory of all data.
+
+    A secret stands in it as ``{secret:NAME}``: the host puts the name of the secret's present version
+    there, so that a new value changes the unit and with it restarts the container.
+    """
+    return unit_text(
+        {
+            "Unit": list(_unit_section(service, catalogue)),
+            "Container": list(_container_section(service, catalogue, root)),
+            "Service": list(_service_section(service)),
+            "Install": [("WantedBy", TARGET)],
+        }
+    )
+
+
+def _unit_section(service: Service, catalogue: Catalogue) -> Iterator[tuple[str, str]]:
+    yield "Description", f"MemoryArk {service.name}"
+    yield "PartOf", TARGET
+    for name in service.depends_on:
+        # Wants, not Requires: a restart of the other must not restart this one.
+        yield "Wants", f"{catalogue.services[name].unit}.service"
+        yield "After", f"{catalogue.services[name].unit}.service"
+    yield from _start_limit(service.restart, start_timeout(service.health))
+
+
+def _start_limit(policy: RestartPolicy, timeout: float) -> Iterator[tuple[str, str]]:
+    """Compose counts failed restarts in a row, systemd counts starts in an interval.
+
+    ``max_attempts`` restarts and the first start make the burst. Restarts count as one row as long as
+    each came to nothing within the window, so the interval spans that many windows and delays.
+    """
+    if policy.max_attempts is None:
+        yield "StartLimitIntervalSec", "0"
+        return
+    span = policy.max_attempts * (max(policy.window, timeout) + policy.delay)
+    yield "StartLimitBurst", str(policy.max_attempts + 1)
+    yield "StartLimitIntervalSec", seconds(span)
+
+
+def _container_section(service: Service, catalogue: Catalogue, root: str) -> Iterator[tuple[str, str]]:
+    yield "ContainerName", service.container_name
+    yield "Image", service.image
+    yield "Pull", "never"
+    yield from _process(service)
+    yield from _isolation(service)
+    yield from _network(service, catalogue)
+    yield from _storage(service, catalogue, root)
+    yield from _secrets(service)
+    yield from _health(service.health)
+    yield "LogDriver", "journald"
+    yield "StopTimeout", str(math.ceil(service.stop_grace))
+    if service.stop_signal:
+        yield "StopSignal", service.stop_signal
+    for name, value in sorted(service.labels.items()):
+        yield "Label", quote(f"{name}={value}")
+
+
+def _process(service: Service) -> Iterator[tuple[str, str]]:
+    if service.entrypoint:
+        yield "Entrypoint", escape(json.dumps(list(service.entrypoint), ensure_ascii=False))
+    if service.command:
+        yield "Exec", " ".join(quote(word) for word in service.command)
+    if service.user:
+        user, _colon, group = service.user.partition(":")
+        yield "User", user
+        if group:
+            yield "Group", group
+    if service.working_dir:
+        yield "WorkingDir", quote(service.working_dir)
+    if service.init:
+        yield "RunInit", "true"
+    for name, value in sorted(service.environment.items()):
+        yield "Environment", quote(f"{name}={value}")
+
+
+def _isolation(service: Service) -> Iterator[tuple[str, str]]:
+    first = ID_RANGE_BASE + (service.id_range - 1) * ID_RANGE_SIZE
+    yield "UIDMap", f"0:{first}:{ID_RANGE_SIZE}"
+    yield "GIDMap", f"0:{first}:{ID_RANGE_SIZE}"
+    for name in service.cap_drop:
+        yield "DropCapability", name.lower()
+    for name in service.cap_add:
+        yield "AddCapability", name
+    yield "NoNewPrivileges", "true"
+    yield "ReadOnly", "true" if service.read_only else "false"
+    # Writable places are those that the Compose file names, and no others.
+    yield "ReadOnlyTmpfs", "false"
+    yield "PidsLimit", str(service.pids)
+    # Podman 5.4 has no keys for these. Without its own swap limit a container gets twice its memory.
+    yield (
+        "PodmanArgs",
+        f"--memory={service.memory} --memory-swap={service.memory} --cpus={service.cpus:g}",
+    )
+    for name, value in sorted(service.ulimits.items()):
+        yield "Ulimit", f"{name}={value}"
+    for name, value in sorted(service.sysctls.items()):
+        yield "Sysctl", quote(f"{name}={value}")
+
+
+def _network(service: Service, catalogue: Catalogue) -> Iterator[tuple[str, str]]:
+    if service.hostname:
+        yield "HostName", service.hostname
+    for attached in service.networks:
+        options = [f"alias={alias}" for alias in dict.fromkeys((service.name, *attached.aliases))]
+        options += [f"ip={attached.ipv4}"] if attached.ipv4 else []
+        options += [f"ip6={attached.ipv6}"] if attached.ipv6 else []
+        yield "Network", f"{catalogue.networks[attached.network].name}:{','.join(options)}"
+    if not service.networks:
+        yield "Network", "none"
+    for port in service.ports:
+        address = f"[{port.host_ip}]" if ":" in port.host_ip else port.host_ip
+        host = f"{address}:" if address else ""
+        yield "PublishPort", f"{host}{port.published}:{port.target}/{port.protocol}"
+    for host, address in sorted(service.extra_hosts.items()):
+        yield "AddHost", f"{host}:{address}"
+    for server in service.dns:
+        yield "DNS", server
+    for domain in service.dns_search:
+        yield "DNSSearch", domain
+
+
+def _storage(service: Service, catalogue: Catalogue, root: str) -> Iterator[tuple[str, str]]:
+    for mount in service.mounts:
+        options = ["ro" if mount.read_only else "rw", "nosuid", "nodev", "noexec"]
+        if mount.kind == "config":
+            yield "Volume", _volume(f"{root}/config/{service.name}", mount.target, [*options, "idmap"])
+            continue
+        volume = catalogue.volumes[mount.source]
+        if volume.directory:
+            # The files belong on disk to the ids that the container sees, whatever range it runs in.
+            yield "Volume", _volume(f"{root}/{volume.directory}", mount.target, [*options, "idmap"])
+        else:
+            yield "Volume", _volume(volume.name, mount.target, options)
+    for entry in service.tmpfs:
+        yield "Tmpfs", quote(entry)
+    if service.shm_size:
+        yield "ShmSize", str(service.shm_size)
+
+
+def _volume(source: str, target: str, options: list[str]) -> str:
+    return quote(f"{source}:{target}:{','.join(options)}")
+
+
+def _secrets(service: Service) -> Iterator[tuple[str, str]]:
+    for variable, name in sorted(service.secret_environment.items()):
+        yield "Secret", f"{{secret:{name}}},type=env,target={variable}"
+    for use in service.secrets:
+        yield (
+            "Secret",
+            f"{{secret:{use.source}}},type=mount,target={use.target},uid={use.uid},gid={use.gid},mode={use.mode:04o}",
+        )
+
+
+def _health(health: Health) -> Iterator[tuple[str, str]]:
+    command = escape(json.dumps(list(health.test), ensure_ascii=False))
+    yield "HealthCmd", command
+    yield "HealthInterval", seconds(health.interval)
+    yield "HealthTimeout", seconds(health.timeout)
+    yield "HealthRetries", str(health.retries)
+    yield "HealthStartPeriod", seconds(health.start_period)
+    # The start-up check lets a container count as started seconds, not an interval, after it is ready.
+    yield "HealthStartupCmd", command
+    yield "HealthStartupInterval", seconds(health.start_interval)
+    yield "HealthStartupTimeout", seconds(health.timeout)
+    # 0: never restarted by Podman. Restarts are systemd's, which knows the policy.
+    yield "HealthStartupRetries", "0"
+    yield "HealthOnFailure", "kill"
+    yield "Notify", "healthy"
+
+
+_RESTART = {"none": "no", "on-failure": "on-failure", "any": "always"}
+
+
+def _service_section(service: Service) -> Iterator[tuple[str, str]]:
+    yield "Slice", SLICE
+    yield "Restart", _RESTART[service.restart.condition]
+    yield "RestartSec", seconds(service.restart.delay)
+    yield "TimeoutStartSec", seconds(start_timeout(service.health))
+    yield "TimeoutStopSec", seconds(math.ceil(service.stop_grace) + STOP_MARGIN)
+    if service.reserved_memory:
+        yield "MemoryLow", str(service.reserved_memory)
+    if service.reserved_cpus:
+        # cgroup v2 has shares, not reserved processors: 100 stands for one processor.
+        yield "CPUWeight", str(max(1, round(service.reserved_cpus * 100)))
+
+
+def render_units(catalogue: Catalogue, root: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return ``(quadlet units, systemd units)`` as file name to text."""
+    quadlets = {
+        f"{service.unit}.container": render_container(service, catalogue, root)
+        for service in catalogue.services.values()
+    }
+    reserved = sum(service.reserved_memory for service in catalogue.services.values())
+    target: Section = [("Description", "MemoryArk: all of its containers")]
+    # A container's MemoryLow only counts up to what the slice above it has.
+    memory: Section = [("MemoryLow", str(reserved))]
+    return quadlets, {
+        TARGET: unit_text({"Unit": target, "Install": [("WantedBy", "multi-user.target")]}),
+        SLICE: unit_text({"Unit": [("Description", "MemoryArk containers")], "Slice": memory}),
+    }

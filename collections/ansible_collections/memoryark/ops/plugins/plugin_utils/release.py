@@ -1,0 +1,92 @@
+# Copyright: memoryark-ops contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Turns a catalogue into the plain data that the roles bring to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.memoryark.ops.plugins.plugin_utils.checks import start_levels
+from ansible_collections.memoryark.ops.plugins.plugin_utils.configs import render_configs
+from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue
+from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Problem, ProblemsError
+from ansible_collections.memoryark.ops.plugins.plugin_utils.quadlet import refused_keys, render_units
+
+# The five of the specification: data and uploads hold the archive, the others serve it.
+ROOT_DIRECTORIES = {"data": "0750", "uploads": "0750", "logs": "0755", "config": "0755", "backups": "0700"}
+
+
+def build_release(
+    catalogue: Catalogue, stack: Path, root: str, variables: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the release as plain data; raises ProblemsError."""
+    quadlets, systemd_units = render_units(catalogue, root)
+    refused = [Problem(name, message) for name, text in quadlets.items() for message in refused_keys(text)]
+    if refused:
+        raise ProblemsError(refused)
+    levels = start_levels({name: service.depends_on for name, service in catalogue.services.items()})
+    return {
+        "root": root,
+        "quadlets": quadlets,
+        "systemd_units": systemd_units,
+        "configs": render_configs(stack, catalogue, variables),
+        "services": [
+            {
+                "name": name,
+                "unit": catalogue.services[name].unit,
+                "image": catalogue.services[name].image,
+                "level": level,
+            }
+            for level, names in enumerate(levels)
+            for name in names
+        ],
+        "networks": networks(catalogue),
+        "directories": directories(catalogue),
+        "volumes": sorted(volume.name for volume in catalogue.volumes.values() if not volume.directory),
+        "secrets": list(catalogue.secret_names),
+    }
+
+
+def networks(catalogue: Catalogue) -> list[dict[str, Any]]:
+    """Return the networks as options of the networks module."""
+    return [
+        {key: value for key, value in asdict(network).items() if key != "key"}
+        | {"subnets": list(network.subnets)}
+        for network in catalogue.networks.values()
+    ]
+
+
+def directories(catalogue: Catalogue) -> list[dict[str, Any]]:
+    """Return the directories as options of the volumes module, parents first."""
+    wanted = {
+        path: {"path": path, "owner": 0, "group": 0, "mode": mode} for path, mode in ROOT_DIRECTORIES.items()
+    }
+    for volume in catalogue.volumes.values():
+        if volume.directory:
+            wanted[volume.directory] = {
+                "path": volume.directory,
+                "owner": volume.owner,
+                "group": volume.group,
+                "mode": volume.mode,
+            }
+    return [wanted[path] for path in sorted(wanted)]
+
+
+def published_ports(catalogue: Catalogue) -> list[int]:
+    """Return the TCP ports that containers publish."""
+    return sorted(
+        {
+            port.published
+            for service in catalogue.services.values()
+            for port in service.ports
+            if port.protocol == "tcp"
+        }
+    )
+
+
+def public_names(catalogue: Catalogue) -> list[str]:
+    """Return the public host names."""
+    return sorted({route.host for service in catalogue.services.values() for route in service.routes})

@@ -1,0 +1,176 @@
+# Copyright: memoryark-ops contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The settings of an inventory: one table that checks them and documents them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Problem, suggestion
+
+PREFIX = "memoryark_"
+_DOMAIN = r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}"
+UNSET = "unset.invalid"
+_PLACEHOLDER = re.compile(
+    r"your[-_ ]|change[-_ ]?me|example\.(com|org|net)$|placeholder|<.*>|^x{3,}$", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """``variable`` is the name under which Compose files use it; without ``pattern`` it is not a text."""
+
+    description: str
+    variable: str = ""
+    pattern: str = ""
+    form: str = ""
+    required: bool = False
+    default: Any = None
+
+
+SETTINGS: dict[str, Setting] = {
+    "memoryark_domain": Setting(
+        "The host name under which members open the archive.",
+        variable="MEMORYARK_DOMAIN",
+        pattern=_DOMAIN,
+        form="a host name such as photos.your-church.tw",
+        required=True,
+    ),
+    "memoryark_line_domain": Setting(
+        "The host name to which LINE sends webhooks.",
+        variable="LINE_DOMAIN",
+        pattern=_DOMAIN,
+        form="a host name such as line.photos.your-church.tw",
+        required=True,
+    ),
+    "memoryark_line_channel_id": Setting(
+        "The channel ID from the LINE Developers console.",
+        variable="LINE_CHANNEL_ID",
+        pattern=r"\d{4,20}",
+        form="the channel's number",
+        required=True,
+    ),
+    "memoryark_root_admin_email": Setting(
+        "The first administrator of the archive.",
+        variable="ROOT_ADMIN_EMAIL",
+        pattern=r"[^@\s]+@[^@\s]+\.[^@\s]+",
+        form="an e-mail address",
+        required=True,
+    ),
+    "memoryark_images": Setting("Image references pinned by digest, by service.", required=True),
+    "memoryark_secrets": Setting("Secret values by name, kept with ansible-vault.", required=True),
+    "memoryark_compose": Setting(
+        "Changes to the Compose files, in Compose's own form and merged by its rules.", default={}
+    ),
+    "memoryark_root": Setting(
+        "The host directory of all data.",
+        pattern=r"(/[A-Za-z0-9._-]+)+",
+        form="an absolute path",
+        default="/srv/memoryark",
+    ),
+    "memoryark_registries": Setting(
+        "Container registries with settings of their own: location, insecure.", default=[]
+    ),
+    "memoryark_resolve_names": Setting("Whether the host names must resolve on the server.", default=True),
+    "memoryark_disk_needed": Setting("Free disk space that a deployment needs.", default="4G"),
+    "memoryark_timezone": Setting("Time zone of the host.", default="Asia/Taipei"),
+}
+
+
+@dataclass(frozen=True)
+class SecretRule:
+    """What a usable secret looks like."""
+
+    description: str
+    pattern: str
+    form: str
+
+
+SECRETS: dict[str, SecretRule] = {
+    "line_channel_access_token": SecretRule(
+        "Long-lived channel access token of the LINE bot.", r"\S{40,}", "at least 40 characters"
+    ),
+    "line_channel_secret": SecretRule(
+        "Channel secret, with which LINE signs webhooks.", r"[0-9a-f]{32}", "32 hexadecimal digits"
+    ),
+    "internal_api_token": SecretRule(
+        "Shared by the LINE service and the backend.", r"\S{32,}", "at least 32 characters"
+    ),
+    "jwt_secret": SecretRule("Signs the backend's sessions.", r"\S{32,}", "at least 32 characters"),
+    "tls_certificate": SecretRule(
+        "Certificate chain for both host names, PEM.",
+        r"(?s)\s*-----BEGIN CERTIFICATE-----.+-----END CERTIFICATE-----\s*",
+        "a PEM certificate chain",
+    ),
+    "tls_key": SecretRule(
+        "Key of the certificate, PEM without passphrase.",
+        r"(?s)\s*-----BEGIN (EC |RSA )?PRIVATE KEY-----.+-----END (EC |RSA )?PRIVATE KEY-----\s*",
+        "a PEM key without passphrase",
+    ),
+}
+OTHER_SECRET = SecretRule("", r"(?s).{16,}", "at least 16 characters")
+
+
+def unknown_settings(names: Iterable[str]) -> list[Problem]:
+    """Return a problem for every ``memoryark_…`` variable that means nothing."""
+    return [
+        Problem(f"inventory {name}", f"there is no such setting.{suggestion(name, SETTINGS)}")
+        for name in names
+        if name.startswith(PREFIX) and name not in SETTINGS
+    ]
+
+
+def check_settings(values: Mapping[str, Any]) -> list[Problem]:
+    """Return what is wrong with the settings; absent ones count as not set."""
+    problems = []
+    for name, setting in SETTINGS.items():
+        value = values.get(name, setting.default)
+        missing = value is None or value in ("", {})
+        if setting.required and missing:
+            problems.append(Problem(f"inventory {name}", f"is not set. {setting.description}"))
+        elif setting.pattern and not missing:
+            text = str(value)
+            if is_placeholder(text):
+                problems.append(Problem(f"inventory {name}", f"'{text}' is still a placeholder."))
+            elif re.fullmatch(setting.pattern, text) is None:
+                problems.append(Problem(f"inventory {name}", f"'{text}' is not {setting.form}."))
+    return problems
+
+
+def is_placeholder(text: str) -> bool:
+    """Tell whether a value was copied from an example and never filled in."""
+    return _PLACEHOLDER.search(text) is not None
+
+
+def check_secrets(values: Mapping[str, Any], used: Iterable[str]) -> list[Problem]:
+    """Return what is wrong with secrets' values, and values that nothing uses. No value is ever shown."""
+    used = set(used)
+    problems = []
+    for name, value in values.items():
+        where = f"inventory memoryark_secrets.{name}"
+        rule = SECRETS.get(name, OTHER_SECRET)
+        if name not in used:
+            problems.append(Problem(where, f"no service uses this secret.{suggestion(name, used)}"))
+        elif not isinstance(value, str):
+            problems.append(Problem(where, "is not a text; put it in quotes."))
+        elif is_placeholder(value):
+            problems.append(Problem(where, f"is still a placeholder. {rule.description}".rstrip()))
+        elif re.fullmatch(rule.pattern, value) is None:
+            problems.append(Problem(where, f"has not the form of this secret: {rule.form}."))
+    return problems
+
+
+def variables(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the variables that Compose files may use.
+
+    A setting that is missing was reported by ``check_settings``; here it gets a value that no other
+    check stumbles over, so that it is reported once.
+    """
+    return {
+        setting.variable: str(values.get(name) or UNSET)
+        for name, setting in SETTINGS.items()
+        if setting.variable
+    }

@@ -1,0 +1,3 @@
+#!/bin/sh
+# No package may start a daemon while an image is being built.
+exit 101
