@@ -85,8 +85,14 @@ def _flag(value: Any) -> bool:
     return value
 
 
+def _object(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"must be an object, not {value!r}")
+    return value
+
+
 def _bot(platform: Platform, channel: Channel, value: Any) -> Step:
-    unknown = sorted(set(value) - BOT_FIELDS)
+    unknown = sorted(set(_object(value)) - BOT_FIELDS)
     if unknown:
         raise ValueError(f"unknown {', '.join(unknown)}")
     if "userId" in value and not identifiers.USER_ID.fullmatch(str(value["userId"])):
@@ -109,7 +115,7 @@ def _usage(platform: Platform, channel: Channel, value: Any) -> Step:
 def _delivered(platform: Platform, channel: Channel, value: Any) -> Step:
     counts = []
     for kind in KINDS:
-        for day, count in value.get(kind, {}).items():
+        for day, count in _object(_object(value).get(kind, {})).items():
             counts.append((kind, parse_day(day), _count(count)))
     unknown = sorted(set(value) - set(KINDS))
     if unknown:
@@ -129,7 +135,7 @@ def _endpoint(platform: Platform, channel: Channel, value: Any) -> Step:
 
 
 def _redelivery(platform: Platform, channel: Channel, value: Any) -> Step:
-    new = Redelivery(**(vars(channel.redelivery) | value))
+    new = Redelivery(**{**vars(channel.redelivery), **_object(value)})
     _flag(new.enabled), _seconds(new.interval_seconds)
     if not 1 <= _count(new.attempts) <= MAX_ATTEMPTS:
         raise ValueError(f"attempts must be from 1 to {MAX_ATTEMPTS}, not {new.attempts!r}")

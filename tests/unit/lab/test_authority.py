@@ -58,9 +58,9 @@ def test_clients_refuse_another_name_and_another_authority(tmp_path: Path) -> No
 def test_openssl_verifies_the_chain(tmp_path: Path) -> None:
     authority = ensure_authority(tmp_path)
     server = authority.ensure_certificate("line", NAMES)
+    options = f"-x509_strict -purpose sslserver -verify_hostname {NAMES[0]}".split()
     subprocess.run(
-        ["openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-verify_hostname", NAMES[0]]
-        + ["-CAfile", str(authority.certificate), str(server.certificate)],
+        ["openssl", "verify", *options, "-CAfile", authority.certificate, server.certificate],
         check=True,
         timeout=30,
         capture_output=True,

@@ -42,7 +42,7 @@ class Backoff:
     def after(self, attempts_made: int) -> int:
         """Milliseconds to wait after so many failed attempts."""
         if self.type == "exponential":
-            return (2**attempts_made - 1) * self.delay
+            return ((1 << attempts_made) - 1) * self.delay
         return self.delay
 
 

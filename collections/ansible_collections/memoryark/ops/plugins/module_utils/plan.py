@@ -141,4 +141,4 @@ def fingerprint(texts: Iterable[str]) -> str:
 
 def label_unit(text: str, value: str) -> str:
     """Write the fingerprint into the ``[Container]`` section, so that the container itself carries it."""
-    return text.replace("[Container]\n", f"[Container]\nLabel={FINGERPRINT_LABEL}={value}\n", 1)
+    return text.replace("\n[Container]\n", f"\n[Container]\nLabel={FINGERPRINT_LABEL}={value}\n", 1)
