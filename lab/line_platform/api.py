@@ -194,7 +194,7 @@ def get_content(world: World, call: Call, channel: Channel) -> Reply:
     if content is None:
         raise ApiError(404, errors.NOT_FOUND)
     if content.data is None:
-        # LINE deletes content after a time that it does not publish.
+        # LINE deletes content after a time that it does not publish, and documents the status only.
         raise ApiError(410, "Gone")
     return Reply(body=content.data, content_type=content.content_type)
 
@@ -447,6 +447,7 @@ def _dispatch(world: World, call: Call) -> Reply | Probe:
     for route, params in fitting:
         if route.method == call.method:
             return route.handler(world, replace(call, params=params))
+    # LINE documents no answer for a wrong method.
     raise ApiError(405, "Method not allowed") if fitting else ApiError(404, errors.NOT_FOUND)
 
 

@@ -106,10 +106,17 @@ class Control:
         return self._object("GET", f"/channels/{channel}")
 
     def issue_token(
-        self, channel: str, kind: TokenKind = "long-lived", life_seconds: float | None = None
+        self,
+        channel: str,
+        kind: TokenKind = "long-lived",
+        life_seconds: float | None = None,
+        value: str | None = None,
     ) -> str:
-        """Give out a token; ``life_seconds`` None means as long as LINE's of that kind."""
-        fields = {"kind": kind, "life_seconds": life_seconds}
+        """Give out a token, at random or the given one.
+
+        ``life_seconds`` None means as long as LINE's of that kind.
+        """
+        fields = {"kind": kind, "life_seconds": life_seconds, "value": value}
         return str(self._object("POST", f"/channels/{channel}/tokens", fields)["access_token"])
 
     def expire_token(self, token: str) -> None:

@@ -86,7 +86,12 @@ class Redelivery:
 
 @dataclass
 class Channel:
-    """A Messaging API channel with its official account."""
+    """A Messaging API channel with its official account.
+
+    ``reply_token_seconds``: LINE says "within one minute" and keeps the right to change it.
+    ``privacy_minimum``: below so many messages a day LINE hides their number. ``denied``: path
+    patterns that the channel's plan does not allow.
+    """
 
     id: str
     secret: str

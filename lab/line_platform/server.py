@@ -60,8 +60,8 @@ async def running(options: Options) -> AsyncIterator[str]:
     options.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     listening: list[str] = []
     platform, faults = Platform(), FaultBook()
-    journal = Journal(options.state / "requests.jsonl")
     post = PostOffice(platform, Courier(options.names, options.ca))
+    journal = Journal(options.state / "requests.jsonl")
     world = World(platform, any_host=tls is None, plain_endpoints=tls is None)
     public = web.AppRunner(PublicApi(world, faults, journal, post).application(), access_log=None)
     control = web.AppRunner(

@@ -13,7 +13,13 @@ from collections.abc import Sequence
 
 from memoryark_lab.errors import LabError
 
-MODULES = ("memoryark_lab.host_commands",)
+MODULES = (
+    "memoryark_lab.host_commands",
+    "memoryark_lab.images",
+    "memoryark_lab.registry",
+    "memoryark_lab.world",
+    "memoryark_lab.demo",
+)
 
 
 def parser() -> argparse.ArgumentParser:

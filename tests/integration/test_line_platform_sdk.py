@@ -109,10 +109,10 @@ def receiving(authority: Authority, name: str = RECEIVER) -> Iterator[Receiver]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             names = list(self.headers.keys())
             lowered = {key.lower(): value for key, value in self.headers.items()}
-            receiver.requests.put(Received(self.path, lowered, names, body))
-            time.sleep(receiver.delay)
-            self.send_response(receiver.status)
-            if 300 <= receiver.status < 400:
+            bot_server.requests.put(Received(self.path, lowered, names, body))
+            time.sleep(bot_server.delay)
+            self.send_response(bot_server.status)
+            if 300 <= bot_server.status < 400:
                 self.send_header("Location", "/elsewhere")
             self.end_headers()
             self.wfile.write(b"noted")
@@ -129,11 +129,11 @@ def receiving(authority: Authority, name: str = RECEIVER) -> Iterator[Receiver]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pair.certificate, pair.key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    receiver = Receiver(server.server_address[1])
+    bot_server = Receiver(server.server_address[1])
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield receiver
+        yield bot_server
     finally:
         server.shutdown()
         server.server_close()
@@ -269,7 +269,9 @@ def test_quota_with_a_limit(bot: Bot) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["reply", "push", "multicast", "broadcast"])
-def test_deliveries(bot: Bot, kind: str, count: int, days_ago: int, status: str, success: int | None) -> None:
+def test_deliveries(
+    bot: Bot, *, kind: str, count: int, days_ago: int, status: str, success: int | None
+) -> None:
     bot.control.set_channel(CHANNEL, delivered={kind: {day(days_ago): count}})
     method = getattr(bot.api, f"get_number_of_sent_{kind}_messages")
     answer = method(day(days_ago), **BUDGET)
@@ -551,16 +553,25 @@ def test_delivered_again(bot: Bot, receiver: Receiver) -> None:
     assert second.attempt == 2
 
 
-def test_redelivery_is_off_unless_switched_on(bot: Bot, receiver: Receiver) -> None:
+def test_redelivery_happens_only_when_switched_on_and_is_bounded(bot: Bot, receiver: Receiver) -> None:
     receiver.status = 500
+    quick = {"attempts": 2, "interval_seconds": 0.05}
+    bot.control.set_channel(CHANNEL, redelivery={"enabled": False, **quick})
     failed = bot.control.send({"kind": "text"}, endpoint=receiver.url)
     assert (failed.success, failed.reason) == (False, "ERROR_STATUS_CODE")
-    bot.control.set_channel(CHANNEL, redelivery={"enabled": True, "attempts": 2, "interval_seconds": 0.05})
+    time.sleep(0.3)
+    assert len(bot.control.deliveries()) == 1
+    bot.control.set_channel(CHANNEL, redelivery={"enabled": True, **quick})
     bot.control.send({"kind": "text"}, endpoint=receiver.url)
     attempts = [delivery.attempt for delivery in bot.control.wait_for_deliveries(4)]
     assert attempts == [1, 1, 2, 3]
-    time.sleep(0.2)
+    time.sleep(0.3)
     assert len(bot.control.deliveries()) == 4, "redelivery is bounded"
+    assert bot.control.channel(CHANNEL)["redelivery"] == {"enabled": True, **quick}
+
+
+def test_redelivery_is_off_in_a_new_channel(bot: Bot) -> None:
+    assert bot.channel["redelivery"]["enabled"] is False
 
 
 def test_a_slow_receiver_times_out(bot: Bot, receiver: Receiver) -> None:

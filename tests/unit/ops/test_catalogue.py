@@ -150,7 +150,7 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ProblemsError, match="there is no <service>/compose.yml"):
+    with pytest.raises(ProblemsError, match=r"there is no <service>/compose\.yml"):
         read_stack(tmp_path)
 
 
@@ -176,5 +176,5 @@ def test_start_levels(dependencies: dict[str, list[str]], levels: list[list[str]
 
 
 def test_a_service_that_waits_for_itself() -> None:
-    with pytest.raises(CycleError, match="a → a"):
+    with pytest.raises(CycleError, match=r"a → a"):
         start_levels({"a": ["a"]})

@@ -158,7 +158,7 @@ async def stage(root: Path, port: int, **settings: Any) -> AsyncIterator[Stage]:
         bot = Bot(cast(Client, client), line, ark, log, lock_ms=2000)
         bot.start()
         async with TestClient(TestServer(Service(config, line, ark, bot, log).app())) as front:
-            yield Stage(fake, cast(API, front), cast(API, archive), client, root)
+            yield Stage(fake, front, archive, client, root)
         await bot.stop()
     await client.aclose()
     store.close()
@@ -174,7 +174,7 @@ def run(tmp_path: Path, redis_port: int) -> Run:
 
     def runner(scenario: Scenario, **settings: Any) -> None:
         async def main() -> None:
-            async with stage(tmp_path, redis_port, **settings) as everything:
+            async with asyncio.timeout(60), stage(tmp_path, redis_port, **settings) as everything:
                 await scenario(everything)
 
         asyncio.run(main())
@@ -352,9 +352,7 @@ def test_a_user_uploads_skips_and_downloads(run: Run) -> None:
             form = aiohttp.FormData()
             form.add_field("relative_path", "主日/2026")
             form.add_field("file", content, filename=name, content_type="image/jpeg")
-            return cast(
-                aiohttp.ClientResponse, await on.backend.post("/api/files/upload", data=form, headers=who)
-            )
+            return await on.backend.post("/api/files/upload", data=form, headers=who)
 
         assert (await on.backend.get("/api/files/1/download", headers=who)).status == 404
         first = (await (await send("照片.jpg")).json())["data"]

@@ -23,8 +23,19 @@ FailureListener = Callable[[Job, Exception, int], Awaitable[None]]
 StallListener = Callable[[str], None]
 
 
+async def _pause(ended: asyncio.Event, seconds: float) -> bool:
+    """Wait, but not beyond the event; returns whether it has happened."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(ended.wait(), seconds)
+    return ended.is_set()
+
+
 class Pool:
-    """Workers of one queue, and the two housekeepers that every queue needs."""
+    """Workers of one queue, and the two housekeepers that every queue needs.
+
+    They are asked to end, never cancelled: a cancelled call to Redis may come back as one of the
+    errors that are waited out here.
+    """
 
     def __init__(
         self, queue: Queue, size: int, work: Work, on_failure: FailureListener, on_stall: StallListener
@@ -35,24 +46,17 @@ class Pool:
         self._on_stall = on_stall
         self._size = size
         self._stopping = asyncio.Event()
-        self._workers: list[asyncio.Task[None]] = []
-        self._housekeepers: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to work."""
-        self._workers = [asyncio.create_task(self._run()) for _ in range(self._size)]
-        self._housekeepers = [
-            asyncio.create_task(self._promote()),
-            asyncio.create_task(self._unstall()),
-        ]
+        endless = [*[self._run] * self._size, self._promote, self._unstall]
+        self._tasks = [asyncio.create_task(task()) for task in endless]
 
     async def stop(self) -> None:
         """Take no further job and wait until those in hand are done."""
         self._stopping.set()
-        await asyncio.gather(*self._workers)
-        for task in self._housekeepers:
-            task.cancel()
-        await asyncio.gather(*self._housekeepers, return_exceptions=True)
+        await asyncio.gather(*self._tasks)
 
     async def _run(self) -> None:
         while not self._stopping.is_set():
@@ -62,10 +66,11 @@ class Pool:
                     await self._process(job)
             except (RedisError, OSError):
                 # Like Bull in the real service: a lost Redis is waited for, without a word.
-                await asyncio.sleep(_TROUBLE_SECONDS)
+                await _pause(self._stopping, _TROUBLE_SECONDS)
 
     async def _process(self, job: Job) -> None:
-        renewal = asyncio.create_task(self._renew(job))
+        done = asyncio.Event()
+        renewal = asyncio.create_task(self._renew(job, done))
         try:
             await self._work(job)
         except (CallError, KeyError, TypeError, ValueError) as error:
@@ -74,30 +79,29 @@ class Pool:
         else:
             await self._queue.complete(job)
         finally:
-            renewal.cancel()
+            done.set()
+            await renewal
 
-    async def _renew(self, job: Job) -> None:
-        while True:
-            await asyncio.sleep(self._queue.lock_ms / 2000)
+    async def _renew(self, job: Job, done: asyncio.Event) -> None:
+        while not await _pause(done, self._queue.lock_ms / 2000):
             with contextlib.suppress(RedisError, OSError):
                 await self._queue.extend(job)
 
     async def _promote(self) -> None:
-        while True:
+        while not await _pause(self._stopping, _POLL_SECONDS):
             with contextlib.suppress(RedisError, OSError):
                 await self._queue.promote()
-            await asyncio.sleep(_POLL_SECONDS)
 
     async def _unstall(self) -> None:
         """Look soon after the start, when a predecessor may have died, then once per lock period."""
-        pause = min(1.0, self._queue.lock_ms / 1000)
-        while True:
+        period = self._queue.lock_ms / 1000
+        pause = 0.0
+        while not await _pause(self._stopping, pause):
             with contextlib.suppress(RedisError, OSError):
                 moved, lost = await self._queue.unstall()
                 for job_id in [*moved, *lost]:
                     self._on_stall(job_id)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, self._queue.lock_ms / 1000)
+            pause = min(pause * 2 or 1.0, period)
 
 
 class Bot:
@@ -121,8 +125,7 @@ class Bot:
 
     async def stop(self) -> None:
         """Finish the jobs in hand."""
-        for pool in self._pools:
-            await pool.stop()
+        await asyncio.gather(*(pool.stop() for pool in self._pools))
 
     async def enqueue_photo(self, data: dict[str, Any]) -> str:
         """Queue a photo; returns the job's number."""

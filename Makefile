@@ -1,0 +1,81 @@
+# The two commands for newcomers are `make demo` and `make test`; `make` lists the others.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo down test check lint unit sanity integration molecule e2e test-faults bench lock clean
+
+BIN := .venv/bin
+PYTHON ?= python3
+SCENARIOS := base podman networks volumes containers
+# What each step of a run took is shown by the step itself; this shows which step it is.
+say = @printf '\n== %s  (%s)\n' "$(1)" "$$(date +%H:%M:%S)"
+
+help: ## list the commands
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+setup: .venv/installed ## install Debian packages and the locked Python environment
+
+.venv/installed: requirements.lock pyproject.toml lab/debian-packages.txt
+	$(call say,Debian packages)
+	@lab/install-debian-packages
+	$(call say,Python environment from requirements.lock: about 1 min)
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup ## deploy everything on a disposable host and send a photo through it
+	@$(BIN)/lab demo
+
+down: setup ## stop the lab and remove its hosts
+	@$(BIN)/lab down --all
+
+check: setup lint unit ## lint and unit tests, under 3 minutes
+
+lint: setup
+	$(call say,Lint)
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy
+	@$(BIN)/yamllint --strict .
+	@shellcheck lab/install-debian-packages .ci/run
+	@$(BIN)/ansible-lint --offline --quiet
+
+unit: setup
+	$(call say,Unit tests)
+	@$(BIN)/pytest --quiet tests/unit
+
+sanity: setup
+	$(call say,ansible-test sanity of the collection)
+	@tests/run-sanity
+
+integration: setup
+	$(call say,Integration tests: LINE stand-in against the official SDK and Compose files against docker-compose)
+	@$(BIN)/pytest tests/integration/test_line_platform_sdk.py tests/integration/test_compose_witness.py
+
+molecule: setup
+	$(call say,Molecule: each role on a real host)
+	@for scenario in $(SCENARIOS); do \
+	  $(BIN)/molecule test --scenario-name $$scenario || exit 1; \
+	done
+
+e2e: setup
+	$(call say,End to end: the whole product on a real host)
+	@$(BIN)/pytest tests/e2e
+
+lab-tests: setup
+	$(call say,The lab itself)
+	@$(BIN)/pytest tests/integration/test_lab_hosts.py
+
+test: check sanity integration lab-tests molecule e2e ## everything that CI runs
+	@$(BIN)/lab down --all
+
+test-faults: setup ## long failure matrices, outside CI; each run leaves a report in docs/
+	@$(BIN)/pytest tests/faults
+
+lock: ## resolve requirements.lock anew
+	@$(PYTHON) -m venv .lab/uv && .lab/uv/bin/pip install --quiet uv
+	@.lab/uv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --python-version 3.11 --all-extras pyproject.toml -o requirements.lock
+
+clean: ## stop the lab and remove everything that was made here
+	@test ! -x $(BIN)/lab || $(BIN)/lab down --all
+	@rm -rf .venv .lab
