@@ -123,7 +123,8 @@ def mmdebstrap_argv(installed: list[list[str]], preseeded: list[list[str]], tar:
 _UNPACK = """\
 set -eu
 mkdir root
-tar --extract --file=root.tar --directory=root --exclude='./dev/*' --xattrs --xattrs-include='*' --numeric-owner
+tar --extract --file=root.tar --directory=root --exclude='./dev/*' \\
+  --xattrs --xattrs-include='*' --numeric-owner
 cp "$(ls root/boot/vmlinuz-*)" kernel
 cp "$(ls root/boot/initrd.img-*)" initrd
 truncate --size={size}G disk.raw

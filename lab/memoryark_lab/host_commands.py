@@ -121,7 +121,7 @@ def _become(argv: Sequence[str]) -> NoReturn:
     """Turn into another program, so that its input, output and exit code are those of the lab."""
     sys.stdout.flush()
     try:
-        os.execvp(argv[0], list(argv))
+        os.execvp(argv[0], list(argv))  # noqa: S606 - there is no shell on purpose
     except OSError as error:
         raise LabError(f"{argv[0]} cannot be run: {error.strerror}") from None
 

@@ -356,7 +356,8 @@ def _power_on(record: Record, how: qemu.Machine, snapshot: str | None) -> Record
         raise LabError("a host cannot be started from inside `lab outside`: it would have no way to Debian")
     if not Path(record.base).is_file():
         raise LabError(
-            f"the base image of {record.name} is no longer in the cache: `lab down {record.name}`, then up again"
+            f"the base image of {record.name} is no longer in the cache: remove the host with "
+            f"`lab down {record.name}` and make it again"
         )
     # It may still run without the network it was made for, after a crash.
     qemu.kill(_pidfile(record.name))

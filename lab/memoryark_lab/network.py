@@ -77,7 +77,7 @@ def holder() -> int | None:
 
 def _namespace(pid: int | str, kind: str = "net") -> str:
     try:
-        return os.readlink(f"/proc/{pid}/ns/{kind}")
+        return str(Path(f"/proc/{pid}/ns/{kind}").readlink())
     except OSError:
         return ""
 

@@ -120,10 +120,17 @@ def close(name: str) -> None:
     """End the shared connections to a host, also those left by a crashed run; what they carried is lost."""
     for alias in (name, outside_alias(name)):
         path = control_path(files.runtime_dir(), alias)
-        for pid in processes.all_pids():
-            if is_master(processes.argv_of(pid), path):
-                processes.end(pid, lambda one, path=path: is_master(processes.argv_of(one), path), _END)
+        _end_masters(path)
         path.unlink(missing_ok=True)
+
+
+def _end_masters(path: Path) -> None:
+    def is_one(pid: int) -> bool:
+        return is_master(processes.argv_of(pid), path)
+
+    for pid in processes.all_pids():
+        if is_one(pid):
+            processes.end(pid, is_one, _END)
 
 
 def is_master(argv: Sequence[str], path: Path) -> bool:

@@ -53,6 +53,7 @@ APP = "stack/app/compose.yml: services.app"
         ({"environment": ["HOME"]}, f"{APP}.environment.HOME", "the value is missing"),
         ({"environment": {"X": "$NOPE"}}, f"{APP}.environment.X", "variable NOPE is not set"),
         ({"ports": ["eighty:80"]}, f"{APP}.ports[0]", '"eighty:80" is not [ADDRESS:]PUBLISHED:TARGET'),
+        ({"secrets": [{"source": "x", "mode": "0400"}]}, f"{APP}.secrets[0].mode", '"0400" is not an octal file mode without quotes'),
         ({"healthcheck": {"retries": 0}}, f"{APP}.healthcheck.retries", "0 is not a number above 0"),
     ],
 )  # fmt: skip

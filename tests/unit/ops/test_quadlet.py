@@ -56,7 +56,7 @@ CASES: list[tuple[str, dict[str, Any], str, list[str]]] = [
     ("volumes", {"volumes": ["./app/config:/etc/app:ro"]}, "Container", ["Volume=/srv/ark/config/app:/etc/app:ro,nosuid,nodev,noexec,idmap"]),
     ("tmpfs", {"tmpfs": "/tmp:size=1m"}, "Container", ["Tmpfs=/tmp:size=1m"]),
     ("secrets", {"secrets": ["key"]}, "Container", ["Secret={secret:key},type=mount,target=key,uid=0,gid=0,mode=0400"]),
-    ("secrets", {"secrets": [{"source": "key", "target": "/k", "uid": "33", "gid": 33, "mode": "0440"}]}, "Container", ["Secret={secret:key},type=mount,target=/k,uid=33,gid=33,mode=0440"]),
+    ("secrets", {"secrets": [{"source": "key", "target": "/k", "uid": "33", "gid": 33, "mode": 0o440}]}, "Container", ["Secret={secret:key},type=mount,target=/k,uid=33,gid=33,mode=0440"]),
     ("depends_on", {"depends_on": ["other"]}, "Unit", ["Wants=memoryark-other.service", "After=memoryark-other.service"]),
     ("depends_on", {"depends_on": {"other": {"condition": "service_healthy"}}}, "Unit", ["Wants=memoryark-other.service", "After=memoryark-other.service"]),
     ("stop_grace_period", {"stop_grace_period": "1m"}, "Container", ["StopTimeout=60"]),

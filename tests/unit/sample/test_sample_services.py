@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import aiohttp
 import line_service.config
+import line_service.workers
 import memoryark_backend.config
 import pytest
 import redis.asyncio
@@ -92,7 +93,7 @@ class Stage:
         headers = {"Content-Type": "application/json"}
         if signature is not None:
             headers["x-line-signature"] = sign(SECRET, raw) if signature == "right" else signature
-        return cast(aiohttp.ClientResponse, await self.bot.post("/webhook/line", data=raw, headers=headers))
+        return await self.bot.post("/webhook/line", data=raw, headers=headers)
 
     async def jobs_done(self, queue: str, target: str, count: int) -> None:
         for _ in range(400):
@@ -169,8 +170,9 @@ Run = Callable[..., None]
 
 
 @pytest.fixture
-def run(tmp_path: Path, redis_port: int) -> Run:
+def run(tmp_path: Path, redis_port: int, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a scenario on a fresh stage."""
+    monkeypatch.setattr(line_service.workers, "_POLL_SECONDS", 0.1)
 
     def runner(scenario: Scenario, **settings: Any) -> None:
         async def main() -> None:
@@ -349,7 +351,7 @@ def test_a_user_uploads_skips_and_downloads(run: Run) -> None:
         who = {IDENTITY: ADMIN}
 
         async def send(name: str, content: bytes = PHOTO) -> aiohttp.ClientResponse:
-            form = aiohttp.FormData()
+            form = aiohttp.FormData(quote_fields=False)  # as browsers do
             form.add_field("relative_path", "主日/2026")
             form.add_field("file", content, filename=name, content_type="image/jpeg")
             return await on.backend.post("/api/files/upload", data=form, headers=who)

@@ -70,6 +70,11 @@ _CHUNK = 256 * 1024
 _FORM_FIELD_LIMIT = 64 * 1024
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Caller = dict[str, Any]
+GuardedHandler = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
+
+# The LINE bot is nobody in particular.
+SERVICE: Caller = {"id": 0}
 
 
 class Refused(Exception):
@@ -125,7 +130,7 @@ async def gin_log(request: web.Request, handler: Handler) -> web.StreamResponse:
         request_line(status, begun, request.remote or "", request.method, request.path_qs)
 
 
-def for_service(handler: Handler) -> Handler:
+def for_service(handler: GuardedHandler) -> Handler:
     """Let in who carries the token that the LINE bot shares with this server."""
 
     async def guarded(request: web.Request) -> web.StreamResponse:
@@ -141,8 +146,7 @@ def for_service(handler: Handler) -> Handler:
             # An empty expected token lets nobody in.
             if not expected or not hmac.compare_digest(token.encode(), expected.encode()):
                 return _denied("INVALID_API_TOKEN", "Invalid API token")
-        request["user_id"] = 0
-        return await handler(request)
+        return await handler(request, SERVICE)
 
     return guarded
 
@@ -151,7 +155,7 @@ def _denied(code: str, message: str) -> web.Response:
     return web.json_response({"success": False, "error": message, "code": code}, status=401)
 
 
-def for_user(handler: Handler) -> Handler:
+def for_user(handler: GuardedHandler) -> Handler:
     """Believe the identity header, as the real application does: the proxy must guard it."""
 
     async def guarded(request: web.Request) -> web.StreamResponse:
@@ -165,8 +169,7 @@ def for_user(handler: Handler) -> Handler:
             return web.json_response({"success": False, "error": "USER_NOT_REGISTERED"}, status=403)
         if user["status"] != "approved":
             return web.json_response({"success": False, "error": "USER_NOT_APPROVED"}, status=403)
-        request["user_id"], request["user"] = user["id"], user
-        return await handler(request)
+        return await handler(request, user)
 
     return guarded
 
@@ -194,7 +197,7 @@ async def _receive(part: BodyPartReader, target: Path, limit: int) -> tuple[int,
     return size, digest.hexdigest()
 
 
-async def _read_form(request: web.Request, received: Path) -> Upload:
+async def _read_form(request: web.Request, caller: Caller, received: Path) -> Upload:
     """Read an upload form; its field ``file`` is left at ``received``."""
     limit = request.app[CONFIG].max_file_size
     if not request.content_type.startswith("multipart/"):
@@ -224,19 +227,19 @@ async def _read_form(request: web.Request, received: Path) -> Upload:
         size=content[0],
         sha256=content[1],
         folder=fields.get("relative_path", ""),
-        uploaded_by=request["user_id"],
+        uploaded_by=caller["id"],
         description=fields.get("description", ""),
         tags=fields.get("tags", ""),
     )
 
 
-async def upload(request: web.Request) -> web.Response:
+async def upload(request: web.Request, caller: Caller) -> web.Response:
     """Store the form's field ``file``; 201 for a new row, 200 if that place had it already."""
     store = request.app[STORE]
     # Beside its later place: the move is then atomic, and /tmp is memory.
     received = store.uploads / "chunks" / f"{uuid.uuid4()}.part"
     try:
-        form = await _read_form(request, received)
+        form = await _read_form(request, caller, received)
         row, outcome = await asyncio.to_thread(store.keep, form)
     except Refused as refusal:
         return _error(refusal.status, refusal.code, refusal.message)
@@ -250,7 +253,7 @@ async def upload(request: web.Request) -> web.Response:
     return _success(_file_json(row), status=201, message=message)
 
 
-async def list_files(request: web.Request) -> web.Response:
+async def list_files(request: web.Request, _: Caller) -> web.Response:
     """One page of the files."""
     page = max(1, _int(request.query.get("page"), 1))
     limit = min(100, max(1, _int(request.query.get("limit"), 50)))
@@ -264,13 +267,13 @@ async def _find(request: web.Request) -> dict[str, Any] | None:
     return await asyncio.to_thread(request.app[STORE].file, _int(request.match_info["id"], 0))
 
 
-async def file_details(request: web.Request) -> web.Response:
+async def file_details(request: web.Request, _: Caller) -> web.Response:
     """Everything about one file."""
     row = await _find(request)
     return _success(_file_json(row)) if row else _error(404, "FILE_NOT_FOUND", "檔案不存在")
 
 
-async def download(request: web.Request) -> web.StreamResponse:
+async def download(request: web.Request, _: Caller) -> web.StreamResponse:
     """The bytes of one file."""
     row = await _find(request)
     if row is None:
@@ -285,12 +288,12 @@ async def download(request: web.Request) -> web.StreamResponse:
     return web.FileResponse(path, headers=headers)
 
 
-async def me(request: web.Request) -> web.Response:
+async def me(_: web.Request, caller: Caller) -> web.Response:
     """Who the caller is taken for."""
-    return _success(request["user"])
+    return _success(caller)
 
 
-async def save_line_user(request: web.Request) -> web.Response:
+async def save_line_user(request: web.Request, _: Caller) -> web.Response:
     """Remember somebody who uses the bot."""
     user = await _json(request)
     if not user.get("lineUserId") or not user.get("displayName"):
@@ -299,7 +302,7 @@ async def save_line_user(request: web.Request) -> web.Response:
     return _success({"message": "用戶創建成功" if created else "用戶更新成功", "created": created})
 
 
-async def create_upload_record(request: web.Request) -> web.Response:
+async def create_upload_record(request: web.Request, _: Caller) -> web.Response:
     """Refuse what the bot really sends: file 0 and an empty message. No row was ever made this way."""
     record = await _json(request)
     if not record.get("fileId") or not record.get("lineUserId") or not record.get("lineMessageId"):

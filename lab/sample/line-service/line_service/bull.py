@@ -25,7 +25,7 @@ class Client(Protocol):
     def eval(self, script: str, numkeys: int, *keys_and_args: Any) -> Awaitable[Any]:
         """Run a Lua script."""
 
-    def brpoplpush(self, src: str, dst: str, timeout: int = 0) -> Awaitable[Any]:
+    def brpoplpush(self, src: str, dst: str, timeout: float = 0) -> Awaitable[Any]:
         """Move the oldest entry of a list to another list; wait for one."""
 
     def hset(self, name: str, key: str, value: str) -> Awaitable[Any]:
@@ -202,7 +202,7 @@ class Queue:
         arguments = (self.key(""), name, body, self.options.as_json(now), now)
         return str(await self._client.eval(_ADD, 2, *keys, *arguments))
 
-    async def take(self, timeout: int) -> Job | None:
+    async def take(self, timeout: float) -> Job | None:
         """Wait up to ``timeout`` seconds for the oldest job and lock it."""
         job_id = await self._client.brpoplpush(self.key("wait"), self.key("active"), timeout)
         if job_id is None:

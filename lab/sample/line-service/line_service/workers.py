@@ -15,7 +15,7 @@ from .logs import Log
 
 PHOTO_OPTIONS = Options(3, Backoff("exponential", 2000), remove_on_complete=50, remove_on_fail=20)
 NOTIFICATION_OPTIONS = Options(2, Backoff("fixed", 1000), remove_on_complete=10, remove_on_fail=5)
-_POLL_SECONDS = 1
+_POLL_SECONDS = 1.0
 _TROUBLE_SECONDS = 1.0
 
 Work = Callable[[Job], Awaitable[None]]

@@ -249,13 +249,12 @@ def parse_secret(raw: Any) -> SecretMount:
     """Return the normal form of a ``secrets`` entry."""
     if isinstance(raw, str):
         return SecretMount(raw, raw)
-    mode = raw.get("mode", 0o400)
     return SecretMount(
         source=raw["source"],
         target=raw.get("target", raw["source"]),
         uid=int(raw.get("uid", 0)),
         gid=int(raw.get("gid", 0)),
-        mode=int(mode, 8) if isinstance(mode, str) else mode,
+        mode=raw.get("mode", 0o400),
     )
 
 
