@@ -60,7 +60,8 @@ _AFTER = {
 # would take the processor of a slow host at times of their own choosing.
 _AFTER_COMMANDS = (
     'chroot "$1" systemctl --quiet enable systemd-networkd systemd-network-generator',
-    'chroot "$1" systemctl --quiet disable apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer',
+    'chroot "$1" systemctl --quiet disable apt-daily.timer apt-daily-upgrade.timer',
+    'chroot "$1" systemctl --quiet disable e2scrub_all.timer e2scrub_reap.service',
     'rm -f "$1"/etc/ssh/ssh_host_* "$1/etc/hostname" "$1/etc/hosts" "$1/etc/resolv.conf"',
 )
 
@@ -95,7 +96,7 @@ def write_hook(content: Mapping[str, str]) -> str:
 def download_hook(sets: list[list[str]]) -> list[str]:
     """Shell commands that fill the package cache below ``$1`` with archives, each set for itself."""
     # Each set alone, since two of them may exclude one another (the time services do).
-    fetch = 'chroot "$1" apt-get -qq install --yes --download-only'
+    fetch = 'chroot "$1" apt-get -qq install --yes --download-only --install-recommends'
     return ['chroot "$1" apt-get clean', *(f"{fetch} {shlex.join(names)}" for names in sets)]
 
 

@@ -17,6 +17,7 @@ MODULES = (
     "memoryark_lab.host_commands",
     "memoryark_lab.images",
     "memoryark_lab.registry",
+    "memoryark_lab.stages",
     "memoryark_lab.world",
     "memoryark_lab.demo",
 )

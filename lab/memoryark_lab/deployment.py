@@ -57,10 +57,10 @@ def deploy(host: str, *options: str, show: bool = False, playbook: str = "site.y
     return Run(process.returncode, int(recap["changed"]) if recap else -1, output, time.monotonic() - begun)
 
 
-def deploy_or_fail(host: str, *options: str, show: bool = False) -> Run:
+def deploy_or_fail(host: str, *options: str, show: bool = False, playbook: str = "site.yml") -> Run:
     """As ``deploy``; raises LabError with the end of the output when it fails."""
-    run = deploy(host, *options, show=show)
+    run = deploy(host, *options, show=show, playbook=playbook)
     if run.code != 0:
         end = "" if show else "\n" + "\n".join(run.output.splitlines()[-40:])
-        raise LabError(f"site.yml failed on {host} with code {run.code}{end}")
+        raise LabError(f"{playbook} failed on {host} with code {run.code}{end}")
     return run

@@ -152,18 +152,19 @@ class Builder:
         self._build("memoryark-base", BASE_CONTEXT, base, f"ROOT={debian}")
         return base
 
-    def publish(self, name: str, key: str, base: str, address: str) -> None:
-        """Build one image and push it to the registry."""
+    def publish(self, name: str, key: str, base: str, address: str, *, fresh: bool = False) -> None:
+        """Build one image and push it to the registry; ``fresh`` uses no layer built before."""
         local = f"localhost/{NAMESPACE}/{name}:{key}"
-        if not self._has(local):
-            self._build(name, IMAGES[name], local, f"BASE={base}")
+        if fresh or not self._has(local):
+            self._build(name, IMAGES[name], local, f"BASE={base}", *(["--no-cache"] if fresh else []))
         push = ["push", "--quiet", "--tls-verify=false", "--format=oci"]
         remote = f"docker://{address}/{NAMESPACE}/{name}:{key}"
         self._run(
             f"{name}-push", [*self._podman, *push, f"--compression-format={COMPRESSION}", local, remote]
         )
-        # The registry has it now; a second copy would only take space.
-        self._run(f"{name}-untag", [*self._podman, "rmi", local])
+        # The newest stays as the layer cache of the next build; its predecessors only take space.
+        for old in self._tags(f"localhost/{NAMESPACE}/{name}") - {local}:
+            self._run(f"{name}-untag", [*self._podman, "rmi", old])
 
     def _ensure_debian(self, key: str) -> Path:
         tar = self._cache / f"memoryark-debian-{key}.tar"
@@ -181,15 +182,20 @@ class Builder:
         done = subprocess.run([*self._podman, "image", "exists", image], capture_output=True, check=False)
         return done.returncode == 0
 
-    def _build(self, name: str, context: Path, tag: str, argument: str) -> None:
+    def _tags(self, repository: str) -> set[str]:
+        command = [*self._podman, "images", "--format={{.Repository}}:{{.Tag}}", repository]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return {line for line in done.stdout.split() if not line.endswith(":<none>")}
+
+    def _build(self, name: str, context: Path, tag: str, argument: str, *options: str) -> None:
         command = [
             *self._podman,
             "build",
             # Needs no cgroups, no network namespace and no container runtime.
             *("--isolation=chroot", "--network=host", "--pull=never"),
-            # One layer on top of the base: fewer round trips for whoever pulls it.
-            "--squash",
-            *("--format=oci", "--build-arg", argument, "--tag", tag, str(context)),
+            # A change of the application then neither installs packages again nor has them pulled again.
+            "--layers",
+            *("--format=oci", "--build-arg", argument, "--tag", tag, *options, str(context)),
         ]
         self._run(name, command)
 
@@ -253,7 +259,8 @@ def build_all(
                     ref = None if force else lookup(name)
                     if ref is None:
                         builder = Builder(progress, cache)
-                        builder.publish(name, keys[name], builder.ensure_base(keys), server.address)
+                        base = builder.ensure_base(keys)
+                        builder.publish(name, keys[name], base, server.address, fresh=force)
                         ref, note = lookup(name), f"built in {clock(time.monotonic() - begun)}"
             if ref is None:
                 raise LabError(f"{name} was pushed to {server.url}, which does not have it")

@@ -303,7 +303,9 @@ def test_the_101st_webhook_of_a_minute_is_refused(run: Run) -> None:
 
 def test_health_of_both(run: Run) -> None:
     async def scenario(on: Stage) -> None:
-        health = await (await on.bot.get("/health")).json()
+        text = await (await on.bot.get("/health")).text()
+        assert text.startswith('{"service":"line-service","status":"ok",')
+        health = json.loads(text)
         assert list(health) == ["service", "status", "timestamp", "version", "uptime", "environment"]
         assert (health["service"], health["status"]) == ("line-service", "ok")
         inner = await (await on.bot.get("/api/line/health")).json()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import json
 import logging
 import time
 import uuid
@@ -85,13 +86,19 @@ class Refused(Exception):
         self.status, self.code, self.message = status, code, message
 
 
+def _json_response(body: Any, status: int = 200) -> web.Response:
+    """Answer compact JSON: probes match on its very text."""
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return web.json_response(text=text, status=status)
+
+
 def _error(status: int, code: str, message: str) -> web.Response:
-    return web.json_response({"success": False, "error": {"code": code, "message": message}}, status=status)
+    return _json_response({"success": False, "error": {"code": code, "message": message}}, status=status)
 
 
 def _success(data: Any, status: int = 200, message: str | None = None) -> web.Response:
     body = {"success": True, "data": data}
-    return web.json_response(body if message is None else {**body, "message": message}, status=status)
+    return _json_response(body if message is None else {**body, "message": message}, status=status)
 
 
 def _file_json(row: dict[str, Any]) -> dict[str, Any]:
@@ -152,7 +159,7 @@ def for_service(handler: GuardedHandler) -> Handler:
 
 
 def _denied(code: str, message: str) -> web.Response:
-    return web.json_response({"success": False, "error": message, "code": code}, status=401)
+    return _json_response({"success": False, "error": message, "code": code}, status=401)
 
 
 def for_user(handler: GuardedHandler) -> Handler:
@@ -163,12 +170,12 @@ def for_user(handler: GuardedHandler) -> Handler:
         email = request.headers.get(IDENTITY, config.root_admin_email if config.bypass_auth else "")
         if not email:
             body = {"success": False, "error": "CF_ACCESS_HEADER_MISSING"}
-            return web.json_response(body, status=401)
+            return _json_response(body, status=401)
         user = await asyncio.to_thread(request.app[STORE].user, email)
         if user is None:
-            return web.json_response({"success": False, "error": "USER_NOT_REGISTERED"}, status=403)
+            return _json_response({"success": False, "error": "USER_NOT_REGISTERED"}, status=403)
         if user["status"] != "approved":
-            return web.json_response({"success": False, "error": "USER_NOT_APPROVED"}, status=403)
+            return _json_response({"success": False, "error": "USER_NOT_APPROVED"}, status=403)
         return await handler(request, user)
 
     return guarded
@@ -179,7 +186,7 @@ async def health(request: web.Request) -> web.Response:
     if request.method == "HEAD":
         return web.Response()
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    return web.json_response(
+    return _json_response(
         {"service": "MemoryArk API", "status": "healthy", "timestamp": now, "version": "2.0.0"}
     )
 
@@ -260,7 +267,7 @@ async def list_files(request: web.Request, _: Caller) -> web.Response:
     rows, total = await asyncio.to_thread(request.app[STORE].files, limit, (page - 1) * limit)
     paging = {"page": page, "limit": limit, "total": total, "totalPages": -(-total // limit)}
     body = {"files": [_file_json(row) for row in rows]}
-    return web.json_response({"success": True, "data": body, "meta": {"pagination": paging}})
+    return _json_response({"success": True, "data": body, "meta": {"pagination": paging}})
 
 
 async def _find(request: web.Request) -> dict[str, Any] | None:

@@ -22,6 +22,12 @@ _VERSION = "1.0.0"
 _GREETING = "您好！我是 MemoryArk 照片管理助手，傳送照片給我，我會自動保存到 MemoryArk。"
 
 
+def _json_response(body: Any, status: int = 200) -> web.Response:
+    """Answer compact JSON: probes match on its very text."""
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return web.json_response(text=text, status=status)
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -86,7 +92,7 @@ class Service:
 
     async def root(self, _: web.Request) -> web.Response:
         """Say what this is."""
-        return web.json_response(
+        return _json_response(
             {
                 "service": "MemoryArk LINE Service",
                 "version": _VERSION,
@@ -98,7 +104,7 @@ class Service:
 
     async def health(self, _: web.Request) -> web.Response:
         """Say that the process lives; looks at neither Redis nor the archive."""
-        return web.json_response(
+        return _json_response(
             {
                 "service": "line-service",
                 "status": "ok",
@@ -117,7 +123,7 @@ class Service:
             "message": "MemoryArk API is accessible" if reachable else "MemoryArk API is not accessible",
         }
         line = {"status": "healthy", "message": "LINE Bot service is running"}
-        return web.json_response(
+        return _json_response(
             {
                 "service": "line-service-api",
                 "status": "healthy",
@@ -132,7 +138,7 @@ class Service:
         """Health that counts against the webhook's rate limit."""
         if limited := self._limited(request):
             return limited
-        return web.json_response(
+        return _json_response(
             {
                 "service": "line-webhook",
                 "status": "healthy",
@@ -151,7 +157,7 @@ class Service:
             "message": f"Route {request.path_qs} not found",
             "availableEndpoints": _ENDPOINTS,
         }
-        return web.json_response(body, status=404)
+        return _json_response(body, status=404)
 
     async def webhook(self, request: web.Request) -> web.Response:
         """Take LINE's events; 200 even if some could not be handled, as LINE demands."""
@@ -168,7 +174,7 @@ class Service:
         if self._limit.admits(client, time.monotonic()):
             return None
         self._log.write("warn", "line-webhook", "Rate limit exceeded", clientId=client)
-        return web.json_response({"error": "Too many requests", "retryAfter": 60}, status=429)
+        return _json_response({"error": "Too many requests", "retryAfter": 60}, status=429)
 
     async def _receive(self, request: web.Request) -> web.Response:
         raw = await request.read()
@@ -179,26 +185,26 @@ class Service:
         events = body.get("events") if isinstance(body, dict) else None
         # LINE's test of the endpoint. The real service answers it before it looks at the signature.
         if events == []:
-            return web.json_response({"message": "OK"})
+            return _json_response({"message": "OK"})
         if refused := self._unsigned(raw, request.headers.get("x-line-signature")):
             return refused
         if "application/json" not in request.headers.get("Content-Type", ""):
-            return web.json_response({"error": "Content-Type must be application/json"}, status=400)
+            return _json_response({"error": "Content-Type must be application/json"}, status=400)
         if fault := refusal(events):
-            return web.json_response({"error": fault}, status=400)
+            return _json_response({"error": fault}, status=400)
         assert isinstance(events, list)  # noqa: S101 - refusal() has just looked; this is for mypy
         results = [await self._event(event) for event in events]
         done = sum(results)
         counts = {"totalEvents": len(results), "successCount": done, "failureCount": len(results) - done}
         self._log.write("info", "line-webhook", "LINE webhook processing completed", **counts)
-        return web.json_response(
+        return _json_response(
             {"message": "OK", "processed": len(results), "success": done, "failures": len(results) - done}
         )
 
     def _unsigned(self, raw: bytes, signature: str | None) -> web.Response | None:
         if not signature:
             self._log.write("warn", "line-webhook", "Missing LINE signature header")
-            return web.json_response({"error": "Missing X-Line-Signature header"}, status=400)
+            return _json_response({"error": "Missing X-Line-Signature header"}, status=400)
         if is_valid(self._config.channel_secret, raw, signature):
             return None
         if self._config.signature_bypass:
@@ -206,7 +212,7 @@ class Service:
             self._log.write("warn", "line-webhook", message, signature=signature)
             return None
         self._log.write("warn", "line-webhook", "Invalid LINE signature", signature=signature)
-        return web.json_response({"error": "Invalid signature"}, status=401)
+        return _json_response({"error": "Invalid signature"}, status=401)
 
     async def _event(self, event: dict[str, Any]) -> bool:
         """Handle one event; False if it could not be."""
