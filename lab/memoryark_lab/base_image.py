@@ -96,8 +96,15 @@ def write_hook(content: Mapping[str, str]) -> str:
 def download_hook(sets: list[list[str]]) -> list[str]:
     """Shell commands that fill the package cache below ``$1`` with archives, each set for itself."""
     # Each set alone, since two of them may exclude one another (the time services do).
-    fetch = 'chroot "$1" apt-get -qq install --yes --download-only --install-recommends'
-    return ['chroot "$1" apt-get clean', *(f"{fetch} {shlex.join(names)}" for names in sets)]
+    fetch = 'chroot "$1" apt-get -qq install --yes --download-only'
+    return [
+        'chroot "$1" apt-get clean',
+        *(
+            f"{fetch} {option} {shlex.join(names)}"
+            for names in sets
+            for option in ("--install-recommends", "--no-install-recommends")
+        ),
+    ]
 
 
 def mmdebstrap_argv(installed: list[list[str]], preseeded: list[list[str]], tar: Path) -> list[str]:

@@ -20,6 +20,7 @@ MODULES = (
     "memoryark_lab.stages",
     "memoryark_lab.world",
     "memoryark_lab.demo",
+    "memoryark_lab.reference",
 )
 
 

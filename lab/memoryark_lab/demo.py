@@ -17,7 +17,9 @@ def run(name: str = NAME) -> None:
     host = hosts.up(name, memory_mb=deployment.HOST_MEMORY_MB, progress=progress)
     with progress.step("Start the LINE platform", "about 2 s"):
         world.up()
-    with progress.step("ansible-playbook -i inventories/lab site.yml", "8 min emulated, 1 min when unchanged"):
+    with progress.step(
+        "ansible-playbook -i inventories/lab site.yml", "8 min emulated, 1 min when unchanged"
+    ):
         done = deployment.deploy_or_fail(name, show=True)
     with progress.step("Send a photo to the bot and find it in the archive", "about 15 s"):
         photo = journey.travel(host, journey.photo())
@@ -61,5 +63,3 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         return 0
 
     parser.set_defaults(run=start)
-
-

@@ -13,7 +13,9 @@ from pathlib import Path
 from memoryark_lab.errors import LabError
 from memoryark_lab.paths import REPO, STATE
 
-_RECAP = re.compile(r"^(?P<host>\S+)\s+: ok=(?P<ok>\d+)\s+changed=(?P<changed>\d+)\s.*failed=(?P<failed>\d+)", re.M)
+_RECAP = re.compile(
+    r"^(?P<host>\S+)\s+: ok=(?P<ok>\d+)\s+changed=(?P<changed>\d+)\s.*failed=(?P<failed>\d+)", re.M
+)
 HOST_MEMORY_MB = 3072
 
 

@@ -301,6 +301,15 @@ def _create(name: str, memory_mb: int, cpus: int, disk_gb: int, base: base_image
     return _save(record)
 
 
+def steps_up(name: str) -> int:
+    """How many steps ``up`` will announce for this host as it is now."""
+    record = _load(name)
+    if record and Host(record).state == "running":
+        return 1
+    image_steps = 0 if record or base_image.present().complete() else base_image.STEPS
+    return image_steps + (record is None) + _BOOT_STEPS
+
+
 def up(
     name: str,
     memory_mb: int = 2048,
@@ -321,9 +330,7 @@ def up(
             with progress.step(f"{name}: already running, checking that it answers"):
                 _wait_for_ssh(record)
             return Host(record)
-        fresh = record is None
-        image_steps = 0 if base_image.present().complete() or not fresh else base_image.STEPS
-        progress = progress or Progress(image_steps + fresh + _BOOT_STEPS)
+        progress = progress or Progress(steps_up(name))
         if record is None:
             base = base_image.ensure(progress)
             with progress.step(f"{name}: disk and keys"), _allocating():

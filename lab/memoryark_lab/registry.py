@@ -29,6 +29,7 @@ STORAGE = CACHE / "registry"
 GUEST_HOST = "10.0.2.2"  # the loopback of this machine as QEMU's user-mode network shows it to a guest
 _START_SECONDS = 15.0
 _STOP_SECONDS = 10.0
+_RELEASE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -76,17 +77,22 @@ def answers(port: int, timeout: float = 2.0) -> bool:
         return False
 
 
-def _free_port(preferred: int | None) -> int:
+def _bindable(port: int) -> int | None:
+    """Return the port if a server could listen on it (0: any port); else None."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    return None
+
+
+def _free_port(preferred: int) -> int:
     """Return the preferred port if nobody listens on it, else one that the kernel picks."""
-    for port in (preferred, 0):
-        if port is None:
-            continue
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return int(probe.getsockname()[1])
-    raise LabError("no free port on the loopback interface")
+    port = _bindable(preferred) or _bindable(0)
+    if port is None:
+        raise LabError("no free port on the loopback interface")
+    return port
 
 
 def _config(port: int, storage: Path) -> str:
@@ -141,7 +147,7 @@ def _up(state: Path, storage: Path) -> Registry:
     if program is None:
         raise LabError("docker-registry is missing; install Debian's package docker-registry")
     storage.mkdir(parents=True, exist_ok=True)
-    port = _free_port(_remembered(state).get("port"))
+    port = _free_port(_remembered(state).get("port", 0))
     config = state / "registry.yml"
     config.touch(mode=0o600)
     config.write_text(_config(port, storage))
@@ -190,6 +196,10 @@ def down(state: Path = STATE) -> bool:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(registry.pid, os.WNOHANG)
         time.sleep(0.05)
+    # The first thread of a process may be gone while others still hold its socket.
+    deadline = time.monotonic() + _RELEASE_SECONDS
+    while _bindable(registry.port) is None and time.monotonic() < deadline:
+        time.sleep(0.02)
     return True
 
 

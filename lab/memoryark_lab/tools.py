@@ -34,7 +34,15 @@ def unpacked(package: str) -> Path:
 
 
 def _fetch(package: str, target: Path) -> Path:
-    command = ["mmdebstrap", "--quiet", "--variant=extract", f"--include={package}", SUITE, str(target), MIRROR]
+    command = [
+        "mmdebstrap",
+        "--quiet",
+        "--variant=extract",
+        f"--include={package}",
+        SUITE,
+        str(target),
+        MIRROR,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise LabError(f"{package} of Debian {SUITE} cannot be fetched: {done.stderr.strip()[-400:]}")

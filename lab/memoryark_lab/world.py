@@ -77,7 +77,9 @@ def _command(names: list[Host]) -> list[str]:
     authority = ensure_authority()
     certificate = authority.ensure_certificate("line-platform", LINE_NAMES)
     known = [
-        f"--resolve={name}={host.address}" for host in names for name in (domain(host.name), line_domain(host.name))
+        f"--resolve={name}={host.address}"
+        for host in names
+        for name in (domain(host.name), line_domain(host.name))
     ]
     return [
         sys.executable,
@@ -94,7 +96,9 @@ def _command(names: list[Host]) -> list[str]:
 
 
 def _running() -> int | None:
-    return next(iter(processes.find("python", "-m", "line_platform", f"--state-dir={STATE / 'line-platform'}")), None)
+    return next(
+        iter(processes.find("python", "-m", "line_platform", f"--state-dir={STATE / 'line-platform'}")), None
+    )
 
 
 def up() -> dict[str, Any]:

@@ -10,7 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.memoryark.ops.plugins.plugin_utils.catalogue import Sources, build_catalogue, read_stack
+from ansible_collections.memoryark.ops.plugins.plugin_utils.catalogue import (
+    Sources,
+    build_catalogue,
+    read_stack,
+)
 from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue, Service
 from memoryark_lab import tools
 from memoryark_lab.paths import REPO
@@ -48,7 +52,11 @@ OVERRIDES: list[dict[str, Any]] = [
     {"services": {"nginx-proxy": {"ports": ["8080:8080", "127.0.0.1:9000:9000/udp"]}}},
     {"services": {"redis": {"depends_on": ["memoryark-backend"]}}},
     {"services": {"redis": {"extra_hosts": {"a.test": "10.0.0.1"}, "dns": "10.0.0.2", "tmpfs": ["/run"]}}},
-    {"services": {"redis": {"labels": ["a=b"], "user": "5:6", "working_dir": "/x", "stop_grace_period": "2m"}}},
+    {
+        "services": {
+            "redis": {"labels": ["a=b"], "user": "5:6", "working_dir": "/x", "stop_grace_period": "2m"}
+        }
+    },
     {
         "services": {"redis": {"secrets": [{"source": "extra", "target": "x", "uid": "5", "mode": 0o440}]}},
         "secrets": {"extra": {"external": True}},
@@ -94,7 +102,11 @@ def essence_of_ours(service: Service) -> dict[str, Any]:
         "networks": {attached.network: sorted(attached.aliases) for attached in service.networks},
         "ports": sorted((port.host_ip, port.published, port.target, port.protocol) for port in service.ports),
         "volumes": sorted(
-            (str(STACK / mount.source) if mount.kind == "config" else mount.source, mount.target, mount.read_only)
+            (
+                str(STACK / mount.source) if mount.kind == "config" else mount.source,
+                mount.target,
+                mount.read_only,
+            )
             for mount in service.mounts
         ),
         "secrets": sorted((use.source, use.target, use.uid, use.mode) for use in service.secrets),
@@ -146,7 +158,8 @@ def essence_of_theirs(raw: dict[str, Any]) -> dict[str, Any]:
             for port in raw.get("ports", [])
         ),
         "volumes": sorted(
-            (mount["source"], mount["target"], mount.get("read_only", False)) for mount in raw.get("volumes", [])
+            (mount["source"], mount["target"], mount.get("read_only", False))
+            for mount in raw.get("volumes", [])
         ),
         "secrets": sorted(
             (use["source"], use["target"], int(use.get("uid", 0)), int(use.get("mode", 0o400)))

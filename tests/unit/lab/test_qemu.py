@@ -1,5 +1,6 @@
 """Which machine is chosen, and what QEMU is told."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +47,7 @@ EMULATED = qemu.Machine(TCG, "max")
 
 
 def pairs(argv: list[str]) -> list[tuple[str, str]]:
-    return list(zip(argv, argv[1:], strict=False))
+    return list(itertools.pairwise(argv))
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,11 @@ class ActionModule(ActionBase):
         catalogue, release = None, None
         try:
             catalogue, release = prepare(Path(args["stack"]), settings)
-            problems += check_secrets(settings["memoryark_secrets"] or {}, catalogue.secret_names)
         except ProblemsError as error:
             problems += error.problems
+        secrets = settings["memoryark_secrets"] or {}
+        # Without a catalogue it is not known which secrets are used; their form still is.
+        problems += check_secrets(secrets, secrets if catalogue is None else catalogue.secret_names)
         problems += self._host_problems(settings, catalogue, task_vars)
         if problems:
             result |= {"failed": True, "msg": report(sorted(set(problems)))}

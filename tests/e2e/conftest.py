@@ -1,0 +1,51 @@
+"""One fresh host for the whole story; a test that fails shows the host's own view."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from memoryark_lab import deployment, hosts, images, world
+from memoryark_lab.hosts import Host
+from memoryark_lab.progress import Progress
+
+NAME = "e2e"
+
+
+@pytest.fixture(scope="session")
+def virgin() -> Iterator[Host]:
+    """A Debian 13 host as it comes, with the outside world around it."""
+    if NAME in hosts.names():
+        hosts.down(NAME)
+    images.build_all(Progress(1))
+    host = hosts.up(NAME, memory_mb=deployment.HOST_MEMORY_MB)
+    world.up()
+    yield host
+    hosts.down(NAME)
+    world.down()
+
+
+@pytest.fixture(scope="session")
+def deployed(virgin: Host) -> deployment.Run:
+    """The first run of ``site.yml``."""
+    return deployment.deploy_or_fail(virgin.name, show=True)
+
+
+@pytest.fixture
+def host(virgin: Host, deployed: deployment.Run) -> Host:
+    """The host with the product on it."""
+    assert deployed.code == 0
+    return virgin
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    host = getattr(item, "funcargs", {}).get("host")
+    if call.excinfo is not None and isinstance(host, Host):
+        units = ["memoryark.target", "memoryark-*"]
+        status = host.ssh(
+            ["systemctl", "--no-pager", "--lines=15", "status", *units], check=False, timeout=60
+        )
+        report.sections.append(("the host's services", status.stdout))  # type: ignore[attr-defined]
+    return report
