@@ -36,7 +36,7 @@ lint: setup
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
 	@$(BIN)/yamllint --strict .
-	@shellcheck lab/install-debian-packages .ci/run
+	@shellcheck lab/install-debian-packages .ci/run tests/run-sanity stack/base/http-check stack/base/policy-rc.d
 	@$(BIN)/ansible-lint --offline --quiet
 
 unit: setup

@@ -20,7 +20,7 @@ from ansible_collections.memoryark.ops.plugins.module_utils.plan import (
 
 A = WantedService("a", "memoryark-a", "r.test/a@sha256:1", 0, ("/u/a",), "fa")
 B = WantedService("b", "memoryark-b", "r.test/b@sha256:1", 1, ("/u/b",), "fb")
-WANTED = Wanted({"/u/a": "A", "/u/b": "B"}, (A, B))
+WANTED = Wanted({"/u/a": "A", "/u/b": "B"}, (A, B), frozenset({"memoryark-token-1"}))
 SETTLED = Found(
     files={"/u/a": "A", "/u/b": "B"},
     owned=frozenset({"/u/a", "/u/b"}),
@@ -28,6 +28,7 @@ SETTLED = Found(
     fingerprints={"memoryark-a": "fa", "memoryark-b": "fb"},
     active=frozenset({"memoryark-a", "memoryark-b"}),
     images=frozenset({"r.test/a@sha256:1", "r.test/b@sha256:1"}),
+    secrets=frozenset({"memoryark-token-1"}),
 )
 
 
@@ -48,7 +49,12 @@ def test_a_virgin_host_gets_everything_in_order() -> None:
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        (replace(SETTLED, files={"/u/a": "old", "/u/b": "B"}), {"write": ["/u/a"]}),
+        (
+            replace(SETTLED, files={"/u/a": "old", "/u/b": "B"}),
+            {"write": ["/u/a"], "restart": ["memoryark-a"]},
+        ),
+        (replace(SETTLED, files={"/u/b": "B"}), {"write": ["/u/a"]}),
+        (replace(SETTLED, secrets=frozenset()), {"secrets": ["memoryark-token-1"]}),
         (
             replace(SETTLED, fingerprints={"memoryark-a": "old", "memoryark-b": "fb"}),
             {"restart": ["memoryark-a"]},

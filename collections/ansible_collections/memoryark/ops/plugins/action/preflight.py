@@ -23,6 +23,7 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.release import (
 from ansible_collections.memoryark.ops.plugins.plugin_utils.settings import (
     SETTINGS,
     UNSET,
+    check_clock,
     check_secrets,
     check_settings,
     unknown_settings,
@@ -88,7 +89,6 @@ class ActionModule(ActionBase):
             "insecure_registries": [
                 entry["location"] for entry in settings["memoryark_registries"] if entry.get("insecure")
             ],
-            "controller_time": time.time(),
         }
         if catalogue is not None:
             arguments |= {
@@ -101,10 +101,12 @@ class ActionModule(ActionBase):
                 "images": {f"{IMAGES}.{name}": service.image for name, service in catalogue.services.items()},
                 "memory_needed": sum(service.reserved_memory for service in catalogue.services.values()),
             }
+        before = time.time()
         answer = self._execute_module(module_name=HOST_CHECK, module_args=arguments, task_vars=task_vars)
         if answer.get("failed"):
             return [Problem("host", str(answer.get("msg", "the host check failed")))]
-        return [Problem(found["where"], found["what"]) for found in answer["problems"]]
+        problems = [Problem(found["where"], found["what"]) for found in answer["problems"]]
+        return problems + check_clock(before, answer["time"], time.time())
 
 
 def prepare(stack: Path, settings: Mapping[str, Any]) -> tuple[Catalogue, dict[str, Any]]:

@@ -33,11 +33,12 @@ class Wanted:
 
     files: Mapping[str, str]
     services: tuple[WantedService, ...]
+    secrets: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Found:
-    """The host: texts of files at wanted or owned paths, containers' fingerprints, what runs."""
+    """The host: files at wanted or owned paths, containers' fingerprints, and what else is there."""
 
     files: Mapping[str, str] = field(default_factory=dict)
     owned: frozenset[str] = frozenset()
@@ -45,6 +46,7 @@ class Found:
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     active: frozenset[str] = frozenset()
     images: frozenset[str] = frozenset()
+    secrets: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Plan:
     """What is to be done; services are named by unit, ``levels`` in the order of their starts."""
 
     pull: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     delete: tuple[str, ...] = ()
     create: tuple[str, ...] = ()
@@ -63,13 +66,11 @@ class Plan:
     @property
     def empty(self) -> bool:
         """True when the host already is what is wanted."""
-        return not any(
-            (self.pull, self.write, self.delete, self.create, self.restart, self.start, self.remove)
-        )
+        return not any(self.shown().values())
 
     def shown(self) -> dict[str, list[str]]:
         """Return the plan as a module returns it."""
-        names = ("pull", "write", "delete", "create", "restart", "start", "remove")
+        names = ("pull", "secrets", "write", "delete", "create", "restart", "start", "remove")
         return {name: list(getattr(self, name)) for name in names}
 
 
@@ -78,13 +79,13 @@ def make_plan(wanted: Wanted, found: Found) -> Plan:
     units = {service.unit for service in wanted.services}
     create, restart, start = [], [], []
     for service in wanted.services:
+        # A file that somebody changed by hand may be what the container runs on.
+        edited = any(found.files.get(path) not in {None, wanted.files[path]} for path in service.files)
         if service.unit not in found.units:
             create.append(service.unit)
-        elif found.fingerprints.get(service.unit) not in {None, service.fingerprint}:
-            restart.append(service.unit)
         elif service.unit not in found.active:
             start.append(service.unit)
-        elif found.fingerprints.get(service.unit) is None:
+        elif edited or found.fingerprints.get(service.unit) != service.fingerprint:
             restart.append(service.unit)
     touched = {*create, *restart, *start}
     depths = sorted({service.level for service in wanted.services})
@@ -98,6 +99,7 @@ def make_plan(wanted: Wanted, found: Found) -> Plan:
         pull=tuple(
             sorted({s.image for s in wanted.services if by_digest(s.image) not in found.images}),
         ),
+        secrets=tuple(sorted(wanted.secrets - found.secrets)),
         write=tuple(sorted(path for path, text in wanted.files.items() if found.files.get(path) != text)),
         delete=tuple(sorted(found.owned - set(wanted.files))),
         create=tuple(create),

@@ -13,8 +13,9 @@ import json
 import re
 import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Collection
+
+from ansible.module_utils.urls import open_url
 
 MANIFEST_TYPES = ", ".join(
     f"application/vnd.{kind}+json"
@@ -84,7 +85,6 @@ def _anonymous_token(challenge: str) -> str:
 def _fetch(url: str, headers: dict[str, str]) -> bytes:
     if not url.startswith(("http://", "https://")):
         raise urllib.error.URLError(f"'{url}' is no web address")
-    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the scheme was just checked
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:  # noqa: S310
+    with open_url(url, headers=headers, timeout=TIMEOUT) as response:
         body: bytes = response.read(8 * 2**20)
         return body

@@ -44,10 +44,6 @@ options:
     description: Bytes that must be free.
     type: int
     default: 0
-  controller_time:
-    description: Seconds since the epoch on the control node.
-    type: float
-    required: true
 attributes:
   check_mode:
     description: The module only reads.
@@ -60,10 +56,13 @@ EXAMPLES = r"""
   memoryark.ops.host_check:
     root: /srv/memoryark
     ports: [80, 443]
-    controller_time: "{{ now().timestamp() }}"
 """
 
 RETURN = r"""
+time:
+  description: The host's clock, in seconds since the epoch, at some moment while the module ran.
+  returned: success
+  type: float
 problems:
   description: What is wrong, each with the way to mend it.
   returned: success
@@ -92,7 +91,6 @@ from ansible_collections.memoryark.ops.plugins.module_utils.plan import by_diges
 from ansible_collections.memoryark.ops.plugins.module_utils.registry import check_image
 
 PODMAN_FLOOR = (5, 4)
-CLOCK_TOLERANCE = 60.0
 # The kernel, systemd and the page cache need room beside the containers.
 MEMORY_FOR_THE_HOST = 256 * 2**20
 LISTENING = "0A"
@@ -117,13 +115,6 @@ def podman_problem(policy: str) -> str:
     return (
         "" if version >= PODMAN_FLOOR else f"podman {found[1]} is older than 5.4; Debian 13 has the right one"
     )
-
-
-def clock_problem(difference: float) -> str:
-    """Return what is wrong with a clock that is ``difference`` seconds off the control node's."""
-    if abs(difference) <= CLOCK_TOLERANCE:
-        return ""
-    return f"the clock is {difference:+.0f} s off the control node's; set it, certificates depend on it"
 
 
 def room_problem(what: str, have: int, need: int) -> str:
@@ -198,7 +189,6 @@ def look(host: Host, params: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield every problem as the place and what is wrong there."""
     yield "operating system", os_problem(host.read("/etc/os-release") or "")
     yield "package podman", podman_problem(host.run(["apt-cache", "policy", "podman"], env={"LC_ALL": "C"}))
-    yield "clock", clock_problem(time.time() - params["controller_time"])
     memory = memory_bytes(host.read("/proc/meminfo") or "")
     yield "memory", room_problem("memory", memory, params["memory_needed"] + MEMORY_FOR_THE_HOST)
     free = free_bytes(host.path(params["root"]))
@@ -219,7 +209,6 @@ def main() -> None:
             "insecure_registries": {"type": "list", "elements": "str", "default": []},
             "memory_needed": {"type": "int", "default": 0},
             "disk_needed": {"type": "int", "default": 0},
-            "controller_time": {"type": "float", "required": True},
         },
         supports_check_mode=True,
     )
@@ -227,7 +216,9 @@ def main() -> None:
         found = [(where, what) for where, what in look(Host(module.run_command), module.params) if what]
     except HostError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=False, problems=[{"where": where, "what": what} for where, what in found])
+    module.exit_json(
+        changed=False, time=time.time(), problems=[{"where": where, "what": what} for where, what in found]
+    )
 
 
 if __name__ == "__main__":

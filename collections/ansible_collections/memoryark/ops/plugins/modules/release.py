@@ -91,6 +91,10 @@ plan:
       description: Images that the host does not have.
       type: list
       elements: str
+    secrets:
+      description: Versions of secrets that the host does not have.
+      type: list
+      elements: str
     write:
       description: Files that are new or differ.
       type: list
@@ -117,10 +121,13 @@ plan:
       elements: str
 """
 
+import fcntl
 import json
 import os
 import secrets
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +158,19 @@ SYSTEMD_DIRECTORY = "/etc/systemd/system"
 STATE_DIRECTORY = "/var/lib/memoryark"
 SECRET_KEY = f"{STATE_DIRECTORY}/secret-version.key"
 OWNED = f"{STATE_DIRECTORY}/owned.json"
+LOCK = "/run/lock/memoryark-release"
 TARGET = "memoryark.target"
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Keep a second run out; the kernel gives the lock back when a run dies, however it dies."""
+    with Path(LOCK).open("w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HostError("another deployment is at work on this host; wait until it has ended") from None
+        yield
 
 
 def deploy(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]:
@@ -165,7 +184,7 @@ def deploy(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]:
         return result
     pull(host, plan)
     validate(host, wanted)
-    create_secrets(host, params["secrets"], names)
+    create_secrets(host, plan, params["secrets"], names)
     stop(host, plan.remove)
     install(host, wanted, found, plan)
     start(host, plan)
@@ -202,7 +221,7 @@ def bind(params: dict[str, Any], names: dict[str, str]) -> Wanted:
                 service["name"], service["unit"], service["image"], service["level"], tuple(own), value
             )
         )
-    return Wanted(files, tuple(services))
+    return Wanted(files, tuple(services), frozenset(names.values()))
 
 
 def observe(host: Host, wanted: Wanted) -> Found:
@@ -225,6 +244,7 @@ def observe(host: Host, wanted: Wanted) -> Found:
         },
         active=host.active_units(units),
         images=frozenset(name for image in images for name in image.get("RepoDigests") or ()),
+        secrets=frozenset(entry["Name"] for entry in host.podman_json("secret", "ls", "--format=json")),
     )
 
 
@@ -267,11 +287,10 @@ def validate(host: Host, wanted: Wanted) -> None:
         host.run([QUADLET_GENERATOR, "-dryrun"], env={"QUADLET_UNIT_DIRS": name})
 
 
-def create_secrets(host: Host, values: dict[str, str], names: dict[str, str]) -> None:
+def create_secrets(host: Host, plan: Plan, values: dict[str, str], names: dict[str, str]) -> None:
     """Give Podman the versions that it does not have yet; values go through standard input only."""
-    present = {entry["Name"] for entry in host.podman_json("secret", "ls", "--format=json")}
     for name, value in values.items():
-        if names[name] not in present:
+        if names[name] in plan.secrets:
             host.run(["podman", "secret", "create", names[name], "-"], data=value)
 
 
@@ -349,7 +368,9 @@ def main() -> None:
     )
     os.umask(0o022)
     try:
-        module.exit_json(**deploy(Host(module.run_command), module.params, module.check_mode))
+        with alone():
+            result = deploy(Host(module.run_command), module.params, module.check_mode)
+        module.exit_json(**result)
     except HostError as error:
         module.fail_json(msg=str(error))
 

@@ -62,11 +62,10 @@ SHAPES: dict[str, Callable[[Any], Any]] = {
 
 
 def _volume_target(item: Any) -> str:
-    return (
-        str(item.get("target"))
-        if isinstance(item, Mapping)
-        else str(item).split(":")[1 if ":" in str(item) else 0]
-    )
+    if isinstance(item, Mapping):
+        return str(item.get("target"))
+    source, _colon, rest = str(item).partition(":")
+    return rest.partition(":")[0] or source
 
 
 def _secret_target(item: Any) -> str:

@@ -95,7 +95,7 @@ class Health:
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """Compose's restart policy; times in seconds, ``max_attempts`` None means for ever."""
+    """Compose's restart policy; times in seconds, ``max_attempts`` None or 0 means for ever."""
 
     condition: str = "any"
     delay: float = 5.0
@@ -212,7 +212,7 @@ def parse_network(key: str, raw: Mapping[str, Any]) -> Network:
     return Network(
         key=key,
         name=raw["name"],
-        interface=raw.get("driver_opts", {}).get("com.docker.network.bridge.name", ""),
+        interface=raw.get("driver_opts", {}).get("com.docker.network.bridge.name", f"ark-{key}"[:15]),
         internal=raw.get("internal", False),
         ipv6=raw.get("enable_ipv6", False),
         subnets=tuple(entry["subnet"] for entry in raw["ipam"]["config"]),

@@ -125,7 +125,7 @@ def _start_limit(policy: RestartPolicy, timeout: float) -> Iterator[tuple[str, s
     ``max_attempts`` restarts and the first start make the burst. Restarts count as one row as long as
     each came to nothing within the window, so the interval spans that many windows and delays.
     """
-    if policy.max_attempts is None:
+    if not policy.max_attempts:
         yield "StartLimitIntervalSec", "0"
         return
     span = policy.max_attempts * (max(policy.window, timeout) + policy.delay)

@@ -14,6 +14,7 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Prob
 PREFIX = "memoryark_"
 _DOMAIN = r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}"
 UNSET = "unset.invalid"
+CLOCK_TOLERANCE = 30.0
 _PLACEHOLDER = re.compile(
     r"your[-_ ]|change[-_ ]?me|example\.(com|org|net)$|placeholder|<.*>|^x{3,}$", re.IGNORECASE
 )
@@ -161,6 +162,18 @@ def check_secrets(values: Mapping[str, Any], used: Iterable[str]) -> list[Proble
         elif re.fullmatch(rule.pattern, value) is None:
             problems.append(Problem(where, f"has not the form of this secret: {rule.form}."))
     return problems
+
+
+def check_clock(before: float, host: float, after: float) -> list[Problem]:
+    """Return what is wrong with the ``host``'s clock, read between ``before`` and ``after`` on this one.
+
+    All are seconds since the epoch. A slow host is given the benefit of what the answer took.
+    """
+    off = min(host - before, 0.0) or max(host - after, 0.0)
+    if abs(off) <= CLOCK_TOLERANCE:
+        return []
+    what = f"is {off:+.0f} s off the control node's; set it, certificates depend on it."
+    return [Problem("clock of the host", what)]
 
 
 def variables(values: Mapping[str, Any]) -> dict[str, str]:

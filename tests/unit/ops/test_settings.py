@@ -1,0 +1,105 @@
+"""What an inventory may say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.memoryark.ops.plugins.plugin_utils.settings import (
+    check_clock,
+    check_secrets,
+    check_settings,
+    unknown_settings,
+    variables,
+)
+
+GOOD: dict[str, Any] = {
+    "memoryark_domain": "photos.church.tw",
+    "memoryark_line_domain": "line.church.tw",
+    "memoryark_line_channel_id": "1234567890",
+    "memoryark_root_admin_email": "admin@church.tw",
+    "memoryark_images": {"redis": "x"},
+    "memoryark_secrets": {"jwt_secret": "x"},
+}
+
+
+def test_good_settings() -> None:
+    assert check_settings(GOOD) == []
+    assert unknown_settings(GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        ("memoryark_domain", "", "is not set. The host name under which members open the archive."),
+        ("memoryark_domain", None, "is not set."),
+        ("memoryark_domain", "photos", "'photos' is not a host name such as"),
+        ("memoryark_domain", "https://photos.church.tw", "is not a host name such as"),
+        ("memoryark_domain", "photos.example.org", "is still a placeholder."),
+        ("memoryark_line_channel_id", "your-line-channel-id", "is still a placeholder."),
+        ("memoryark_line_channel_id", "12", "'12' is not the channel's number."),
+        ("memoryark_root_admin_email", "admin", "'admin' is not an e-mail address."),
+        ("memoryark_images", {}, "is not set."),
+        ("memoryark_root", "srv", "'srv' is not an absolute path."),
+        ("memoryark_root", "/srv/../etc/x y", "is not an absolute path."),
+    ],
+)
+def test_one_bad_setting(name: str, value: Any, what: str) -> None:
+    found = check_settings({**GOOD, name: value})
+    assert [problem.where for problem in found] == [f"inventory {name}"]
+    assert what in found[0].what
+
+
+def test_a_misspelt_setting_is_recognised() -> None:
+    found = unknown_settings(["memoryark_domian", "ansible_host", "memoryark_root"])
+    assert [str(problem) for problem in found] == [
+        "inventory memoryark_domian: there is no such setting. Did you mean 'memoryark_domain'?"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        ("line_channel_secret", "0" * 32, None),
+        ("line_channel_secret", "0" * 31, "32 hexadecimal digits"),
+        ("line_channel_secret", "your-line-channel-secret", "is still a placeholder"),
+        ("jwt_secret", "a" * 31, "at least 32 characters"),
+        ("jwt_secret", "change-me", "is still a placeholder"),
+        ("jwt_secret", 5, "is not a text"),
+        ("jwt_secret", None, "is not a text"),
+        ("tls_key", "-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----\n", None),
+        ("tls_key", "-----BEGIN ENCRYPTED PRIVATE KEY-----", "without passphrase"),
+        ("other", "short", "at least 16 characters"),
+        ("jwt_secrte", "a" * 40, "no service uses this secret. Did you mean 'jwt_secret'?"),
+    ],
+)
+def test_secrets(name: str, value: Any, what: str | None) -> None:
+    used = ["line_channel_secret", "jwt_secret", "tls_key", "other"]
+    found = check_secrets({name: value}, used)
+    if what is None:
+        assert found == []
+    else:
+        assert len(found) == 1
+        assert what in found[0].what
+        assert str(value) not in found[0].what or value is None
+
+
+def test_variables_of_missing_settings_do_not_stop_other_checks() -> None:
+    assert variables({})["MEMORYARK_DOMAIN"] == "unset.invalid"
+    assert variables(GOOD)["LINE_CHANNEL_ID"] == "1234567890"
+
+
+@pytest.mark.parametrize(
+    ("before", "host", "after", "off"),
+    [
+        (100.0, 101.0, 102.0, None),
+        (100.0, 190.0, 200.0, None),  # slow, but its clock is right
+        (100.0, 75.0, 200.0, None),
+        (100.0, 60.0, 200.0, "-40 s"),
+        (100.0, 300.0, 200.0, "+100 s"),
+    ],
+)
+def test_the_clock(before: float, host: float, after: float, off: str | None) -> None:
+    found = check_clock(before, host, after)
+    assert len(found) == (off is not None)
+    assert all(str(off) in problem.what for problem in found)
