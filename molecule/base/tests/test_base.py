@@ -19,7 +19,9 @@ def test_the_journal_survives_a_reboot(host: Host) -> None:
     host.check_output("logger memoryark-journal-test && journalctl --sync")
     files = host.check_output("find /var/log/journal -name '*.journal'")
     assert files
-    assert "memoryark-journal-test" in host.check_output("journalctl --directory=/var/log/journal --lines=50 --no-pager")
+    assert "memoryark-journal-test" in host.check_output(
+        "journalctl --directory=/var/log/journal --lines=50 --no-pager"
+    )
 
 
 def test_the_journal_is_bounded(host: Host) -> None:

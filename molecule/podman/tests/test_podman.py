@@ -17,7 +17,9 @@ def test_networks_are_made_by_netavark_on_nftables(host: Host) -> None:
     assert info["host"]["logDriver"] == "journald"
     host.check_output("podman network create --interface-name test-probe probe-net")
     host.check_output("podman network rm probe-net")
-    merged = host.check_output("podman info --debug 2>&1; cat /etc/containers/containers.conf.d/memoryark.conf")
+    merged = host.check_output(
+        "podman info --debug 2>&1; cat /etc/containers/containers.conf.d/memoryark.conf"
+    )
     assert 'firewall_driver = "nftables"' in merged
 
 

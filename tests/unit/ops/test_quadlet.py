@@ -19,13 +19,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 
-def rendered(**change: Any) -> dict[str, list[str]]:
-    """The lines of the unit of one service, by section."""
-    other = smallest(**{"x-memoryark": {"id_range": 2}})
+def rendered_units(change: dict[str, Any]) -> str:
+    """The unit of the smallest service with ``change``."""
+    other = smallest(**{"x-memoryark": {"id_range": 99}})
     found = sources({"app": smallest(**change), "other": other}, secrets={"key"})
     quadlets, _systemd = render_units(build_catalogue(found), "/srv/ark")
+    return quadlets["memoryark-app.container"]
+
+
+def rendered(**change: Any) -> dict[str, list[str]]:
+    """The lines of that unit, by section."""
     sections: dict[str, list[str]] = {}
-    for line in quadlets["memoryark-app.container"].splitlines():
+    for line in rendered_units(change).splitlines():
         if line.startswith("["):
             sections[line.strip("[]")] = current = []
         elif line:

@@ -1,0 +1,272 @@
+"""The modules' own decisions, with a host that only remembers what it was told to do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
+from ansible_collections.memoryark.ops.plugins.module_utils.registry import check_image, manifest_url
+from ansible_collections.memoryark.ops.plugins.modules import files, host_check, networks, volumes
+
+
+class Recorder:
+    """Answers commands from a table by their beginning and notes all of them."""
+
+    def __init__(self, answers: dict[str, Any] | None = None) -> None:
+        self.answers = answers or {}
+        self.commands: list[str] = []
+
+    def __call__(self, argv: list[str], **_options: Any) -> tuple[int, str, str]:
+        command = " ".join(argv)
+        self.commands.append(command)
+        for beginning, answer in self.answers.items():
+            if command.startswith(beginning):
+                return 0, json.dumps(answer), ""
+        return 0, "[]", ""
+
+
+@pytest.fixture(autouse=True)
+def _podman(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Host, "has_podman", True)
+
+
+NETWORK = {"name": "a-net", "interface": "a", "internal": False, "ipv6": False, "subnets": ["10.0.0.0/24"]}
+INSPECTED = {
+    "name": "a-net",
+    "driver": "bridge",
+    "network_interface": "a",
+    "internal": False,
+    "ipv6_enabled": False,
+    "options": {"isolate": "strict"},
+    "subnets": [{"subnet": "10.0.0.0/24", "gateway": "10.0.0.1"}],
+}
+
+
+def network_host(**changes: Any) -> Recorder:
+    return Recorder(
+        {
+            "podman network ls": [{"name": "a-net"}],
+            "podman network inspect": [{**INSPECTED, **changes}],
+        }
+    )
+
+
+def test_a_network_as_declared_is_left_alone() -> None:
+    recorder = network_host()
+    assert networks.keep(Host(recorder), [NETWORK], check=False)["changed"] is False
+    assert not [command for command in recorder.commands if " create" in command or " rm" in command]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"subnets": [{"subnet": "10.0.1.0/24"}]},
+        {"options": {}},
+        {"internal": True},
+        {"ipv6_enabled": True},
+        {"network_interface": "podman7"},
+    ],
+)
+def test_a_network_that_differs_is_made_anew(change: dict[str, Any]) -> None:
+    recorder = network_host(**change)
+    result = networks.keep(Host(recorder), [NETWORK], check=False)
+    assert result["recreated"] == ["a-net"]
+    assert recorder.commands[-2:] == [
+        "podman network rm a-net",
+        "podman network create --interface-name=a --subnet=10.0.0.0/24 --opt=isolate=strict a-net",
+    ]
+
+
+def test_check_mode_of_networks_only_looks() -> None:
+    recorder = Recorder()
+    result = networks.keep(Host(recorder), [{**NETWORK, "internal": True}], check=True)
+    assert result["created"] == ["a-net"]
+    assert recorder.commands == ["podman network ls --format=json"]
+
+
+def test_a_foreign_container_on_a_network_is_not_touched() -> None:
+    recorder = network_host(internal=True)
+    recorder.answers["podman ps"] = [{"Names": ["stranger"], "Labels": {}}]
+    with pytest.raises(HostError, match="stranger; remove them first"):
+        networks.keep(Host(recorder), [NETWORK], check=False)
+    assert not [command for command in recorder.commands if " rm" in command]
+
+
+def test_directories_are_made_once(tmp_path: Path) -> None:
+    host = Host(Recorder(), tmp_path)
+    entry = {"path": "data", "owner": tmp_path.stat().st_uid, "group": tmp_path.stat().st_gid, "mode": "0710"}
+    params = {"root": "/srv/ark", "directories": [entry], "volumes": ["queue"]}
+    host = Host(Recorder({"podman volume ls": [{"Name": "queue"}]}), tmp_path)
+    assert volumes.keep(host, params, check=True)["directories"] == ["/srv/ark", "/srv/ark/data"]
+    assert not (tmp_path / "srv").exists()
+    assert volumes.keep(host, params, check=False)["changed"] is True
+    assert (tmp_path / "srv/ark/data").stat().st_mode & 0o777 == 0o710
+    assert volumes.keep(host, params, check=False)["changed"] is False
+
+
+def test_a_file_in_the_way_of_a_directory_is_named(tmp_path: Path) -> None:
+    (tmp_path / "srv").mkdir()
+    (tmp_path / "srv/ark").write_text("mine")
+    with pytest.raises(HostError, match="is in the way"):
+        volumes.keep(
+            Host(Recorder(), tmp_path), {"root": "/srv/ark", "directories": [], "volumes": []}, check=False
+        )
+    assert (tmp_path / "srv/ark").read_text() == "mine"
+
+
+def test_files_and_links_are_kept(tmp_path: Path) -> None:
+    host = Host(Recorder(), tmp_path)
+    wanted = [
+        {"path": "/etc/a.conf", "content": "a\n", "link": None, "mode": "0600"},
+        {"path": "/etc/deep/link", "content": None, "link": "/dev/null", "mode": "0644"},
+    ]
+    assert files.keep(host, wanted, check=True)["written"] == ["/etc/a.conf", "/etc/deep/link"]
+    assert not (tmp_path / "etc").exists()
+    assert files.keep(host, wanted, check=False)["changed"] is True
+    assert (tmp_path / "etc/a.conf").stat().st_mode & 0o777 == 0o600
+    assert str((tmp_path / "etc/deep/link").readlink()) == "/dev/null"
+    assert files.keep(host, wanted, check=False)["changed"] is False
+    (tmp_path / "etc/a.conf").write_text("other\n")
+    (tmp_path / "etc/deep/link").unlink()
+    (tmp_path / "etc/deep/link").write_text("a file now")
+    assert files.keep(host, wanted, check=False)["written"] == ["/etc/a.conf", "/etc/deep/link"]
+    assert files.keep(host, wanted, check=False)["changed"] is False
+
+
+@pytest.mark.parametrize(
+    ("release", "problem"),
+    [
+        ('ID=debian\nVERSION_ID="13"\n', ""),
+        ('PRETTY_NAME="Debian GNU/Linux 12"\nID=debian\nVERSION_ID="12"\n', "this is Debian GNU/Linux 12;"),
+        ('PRETTY_NAME="Ubuntu"\nID=ubuntu\nVERSION_ID="13"\n', "this is Ubuntu;"),
+        ("", "this is an unknown system;"),
+    ],
+)
+def test_operating_systems(release: str, problem: str) -> None:
+    found = host_check.os_problem(release)
+    assert found.startswith(problem)
+    assert bool(found) == bool(problem)
+
+
+@pytest.mark.parametrize(
+    ("policy", "problem"),
+    [
+        ("podman:\n  Installed: (none)\n  Candidate: 5.4.2+ds1-2+b2\n", ""),
+        ("podman:\n  Installed: 5.6.0\n  Candidate: 5.4.2\n", ""),
+        ("podman:\n  Installed: 4.3.1+ds1\n  Candidate: 5.4.2\n", "podman 4.3.1+ds1 is older than 5.4"),
+        ("", "apt offers no podman"),
+    ],
+)
+def test_podman_versions(policy: str, problem: str) -> None:
+    found = host_check.podman_problem(policy)
+    assert found.startswith(problem)
+    assert bool(found) == bool(problem)
+
+
+def test_listening_ports_are_read_from_the_kernels_table() -> None:
+    table = (
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+        "   0: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1\n"
+        "   1: 0100007F:1F90 0100007F:0050 01 00000000:00000000 00:00000000 00000000     0        0 4712 1\n"
+    )
+    assert host_check.listeners(table) == {80: "4711"}
+
+
+def test_a_port_in_use_names_the_program() -> None:
+    class Handler(BaseHTTPRequestHandler):
+        pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        port = server.server_port
+        found = list(host_check.port_problems(Host(Recorder()), [port]))
+    assert [where for where, _what in found] == [f"port {port}"]
+    assert "is taken by" in found[0][1]
+
+
+BODY = b'{"schemaVersion": 2}'
+
+
+@pytest.fixture
+def registry() -> Iterator[str]:
+    """A registry that has one manifest, under any digest, and wants a token for private images."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if "/missing/" in self.path:
+                self.send_error(404)
+            elif "/broken/" in self.path:
+                self.send_error(500)
+            elif "/private/" in self.path:
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", "Basic")
+                self.end_headers()
+            elif self.path.startswith("/token"):
+                self._give(b'{"token": "anonymous"}')
+            elif "/tokened/" in self.path and self.headers["Authorization"] != "Bearer anonymous":
+                self.send_response(401)
+                realm = f"http://127.0.0.1:{self.server.server_address[1]}/token"
+                self.send_header("WWW-Authenticate", f'Bearer realm="{realm}",service="test",scope="pull"')
+                self.end_headers()
+            else:
+                self._give(BODY)
+
+        def _give(self, body: bytes) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_arguments: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("name", "digest", "problem"),
+    [
+        ("app", "right", ""),
+        ("app:1.0", "right", ""),
+        ("tokened/app", "right", ""),
+        ("private/app", "right", ""),
+        ("app", "wrong", "digest mismatch:"),
+        ("missing/app", "right", "image not found:"),
+        ("broken/app", "right", "registry answered 500"),
+    ],
+)
+def test_images_at_a_registry(registry: str, name: str, digest: str, problem: str) -> None:
+    value = hashlib.sha256(BODY).hexdigest() if digest == "right" else "0" * 64
+    found = check_image(f"{registry}/{name}@sha256:{value}", insecure=[registry])
+    assert found.startswith(problem)
+    assert bool(found) == bool(problem)
+
+
+def test_a_registry_that_is_gone() -> None:
+    found = check_image(f"127.0.0.1:9/app@sha256:{'0' * 64}", insecure=["127.0.0.1:9"])
+    assert "cannot be reached" in found
+
+
+@pytest.mark.parametrize(
+    ("reference", "url"),
+    [
+        ("r.test/a/b@sha256:0", "https://r.test/v2/a/b/manifests/sha256:0"),
+        ("r.test:5000/a/b:1@sha256:0", "http://r.test:5000/v2/a/b/manifests/sha256:0"),
+        (
+            "docker.io/library/redis@sha256:0",
+            "https://registry-1.docker.io/v2/library/redis/manifests/sha256:0",
+        ),
+    ],
+)
+def test_manifest_addresses(reference: str, url: str) -> None:
+    assert manifest_url(reference, ["r.test:5000"]) == url
