@@ -79,6 +79,12 @@ class Host:
             return []
         return json.loads(self.run(["podman", *argv]) or "[]")
 
+    def secrets(self) -> frozenset[str]:
+        """Return the names of all secrets that Podman keeps."""
+        if not self.has_podman:
+            return frozenset()
+        return frozenset(self.run(["podman", "secret", "ls", "--format={{.Name}}"]).split())
+
     def active_units(self, units: Iterable[str]) -> frozenset[str]:
         """Return those of ``units`` (names without ``.service``) that systemd counts as active."""
         names = sorted(units)

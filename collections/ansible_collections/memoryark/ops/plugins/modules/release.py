@@ -244,7 +244,7 @@ def observe(host: Host, wanted: Wanted) -> Found:
         },
         active=host.active_units(units),
         images=frozenset(name for image in images for name in image.get("RepoDigests") or ()),
-        secrets=frozenset(entry["Name"] for entry in host.podman_json("secret", "ls", "--format=json")),
+        secrets=host.secrets(),
     )
 
 
@@ -337,8 +337,9 @@ def start(host: Host, plan: Plan) -> None:
 
 def remove_old_secrets(host: Host, names: dict[str, str]) -> None:
     """Remove versions of secrets that no unit names any more."""
-    present = (entry["Name"] for entry in host.podman_json("secret", "ls", "--format=json"))
-    old = sorted(name for name in present if name.startswith(SECRET_PREFIX) and name not in names.values())
+    old = sorted(
+        name for name in host.secrets() if name.startswith(SECRET_PREFIX) and name not in names.values()
+    )
     if old:
         host.run(["podman", "secret", "rm", *old])
 
