@@ -58,9 +58,20 @@ def photo(seed: int | None = None, side: int = 96) -> bytes:
 def curl(host: Host, url: str, *options: str, timeout: float = 60.0) -> subprocess.CompletedProcess[bytes]:
     """Fetch ``url`` from outside of the host, as a visitor: through TLS, trusting the lab's authority."""
     names = [world.domain(host.name), world.line_domain(host.name)]
-    resolve = [f"--resolve={name}:{port}:{host.address}" for name in names for port in (80, 443)]
-    ca = f"--cacert={ensure_authority().certificate}"
-    command = ["curl", "--silent", "--show-error", f"--max-time={timeout:g}", ca, *resolve, *options, url]
+    known = [f"{name}:{port}:{host.address}" for name in names for port in (80, 443)]
+    resolve = [part for entry in known for part in ("--resolve", entry)]
+    trust = ["--cacert", str(ensure_authority().certificate)]
+    command = [
+        "curl",
+        "--silent",
+        "--show-error",
+        "--max-time",
+        f"{timeout:g}",
+        *trust,
+        *resolve,
+        *options,
+        url,
+    ]
     return subprocess.run(network.outside(command), capture_output=True, check=False)
 
 

@@ -237,7 +237,7 @@ def test_plain_http_is_sent_to_tls(host: Host) -> None:
 
 def test_a_name_that_is_not_ours_gets_no_certificate(host: Host) -> None:
     url = "https://other.memoryark.test/"
-    answer = journey.curl(host, url, f"--resolve=other.memoryark.test:443:{host.address}")
+    answer = journey.curl(host, url, "--resolve", f"other.memoryark.test:443:{host.address}")
     assert answer.returncode == 35
 
 
