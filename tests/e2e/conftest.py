@@ -12,9 +12,19 @@ from memoryark_lab.progress import Progress
 NAME = "e2e"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--host", help="a host of the lab with the product on it, used as it is: for work on tests"
+    )
+
+
 @pytest.fixture(scope="session")
-def virgin() -> Iterator[Host]:
+def virgin(request: pytest.FixtureRequest) -> Iterator[Host]:
     """A Debian 13 host as it comes, with the outside world around it."""
+    used = request.config.getoption("--host")
+    if used:
+        yield hosts.get(used)
+        return
     if NAME in hosts.names():
         hosts.down(NAME)
     images.build_all(Progress(1))

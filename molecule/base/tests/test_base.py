@@ -28,3 +28,8 @@ def test_the_journal_is_bounded(host: Host) -> None:
     effective = host.check_output("systemd-analyze cat-config systemd/journald.conf")
     assert "\nSystemMaxUse=2G\n" in effective
     assert "\nMaxRetentionSec=90day\n" in effective
+
+
+def test_what_is_written_is_on_the_disk_within_seconds(host: Host) -> None:
+    assert host.check_output("cat /proc/sys/vm/dirty_expire_centisecs") == "500"
+    assert host.check_output("cat /proc/sys/vm/dirty_writeback_centisecs") == "100"

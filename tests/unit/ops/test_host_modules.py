@@ -211,7 +211,7 @@ def registry() -> Iterator[str]:
                 self._give(b'{"token": "anonymous"}')
             elif "/tokened/" in self.path and self.headers["Authorization"] != "Bearer anonymous":
                 self.send_response(401)
-                realm = f"http://127.0.0.1:{self.server.server_address[1]}/token"
+                realm = f"http://{self.headers['Host']}/token"
                 self.send_header("WWW-Authenticate", f'Bearer realm="{realm}",service="test",scope="pull"')
                 self.end_headers()
             else:

@@ -163,7 +163,9 @@ class Service:
         """Take LINE's events; 200 even if some could not be handled, as LINE demands."""
         begun = time.monotonic()
         self._log.write("info", "line-webhook", "LINE webhook request started", method="POST", url="/line")
-        response = self._limited(request) or await self._receive(request)
+        response = self._limited(request)
+        if response is None:
+            response = await self._receive(request)
         duration = round((time.monotonic() - begun) * 1000)
         fields = {"statusCode": response.status, "duration": duration}
         self._log.write("info", "line-webhook", "LINE webhook request completed", **fields)
@@ -186,7 +188,8 @@ class Service:
         # LINE's test of the endpoint. The real service answers it before it looks at the signature.
         if events == []:
             return _json_response({"message": "OK"})
-        if refused := self._unsigned(raw, request.headers.get("x-line-signature")):
+        # Compared with None: a response of aiohttp is a mapping, and an empty one counts as false.
+        if (refused := self._unsigned(raw, request.headers.get("x-line-signature"))) is not None:
             return refused
         if "application/json" not in request.headers.get("Content-Type", ""):
             return _json_response({"error": "Content-Type must be application/json"}, status=400)
