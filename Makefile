@@ -3,6 +3,10 @@
 .PHONY: help setup demo down test check lint unit sanity integration molecule e2e test-faults bench lock clean
 
 BIN := .venv/bin
+# Molecule runs from a directory of its own; the inventory finds the lab by this.
+export MEMORYARK_LAB_STATE ?= $(CURDIR)/.lab
+# Molecule and ansible-lint look for Ansible's programs on PATH.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON ?= python3
 SCENARIOS := base podman networks volumes containers
 # What each step of a run took is shown by the step itself; this shows which step it is.

@@ -136,7 +136,7 @@ class Service:
 
     async def webhook_health(self, request: web.Request) -> web.Response:
         """Health that counts against the webhook's rate limit."""
-        if limited := self._limited(request):
+        if (limited := self._limited(request)) is not None:
             return limited
         return _json_response(
             {
