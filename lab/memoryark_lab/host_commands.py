@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from memoryark_lab import base_image, hosts, network, ssh
+from memoryark_lab import base_image, hosts, network, registry, ssh
 from memoryark_lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def _up(arguments: argparse.Namespace) -> int:
 def _down(arguments: argparse.Namespace) -> int:
     if arguments.all:
         hosts.down_all(arguments.keep_disk)
+        registry.down()
     elif arguments.name:
         hosts.down(arguments.name, arguments.keep_disk)
     else:
@@ -150,7 +151,7 @@ COMMANDS = (
         _down,
         (
             ("name", {"help": "the host", "metavar": "NAME", "nargs": "?"}),
-            ("--all", {"action": "store_true", "help": "all hosts and the lab's network"}),
+            ("--all", {"action": "store_true", "help": "all hosts, the lab's network and its registry"}),
             ("--keep-disk", {"action": "store_true", "help": "shut down properly and keep the host"}),
         ),
     ),
