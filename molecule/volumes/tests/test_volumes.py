@@ -22,7 +22,7 @@ def test_directory(host: Host, path: str, uid: int, gid: int, mode: int) -> None
 
 
 def test_other_users_of_the_host_see_nothing(host: Host) -> None:
-    assert host.run("setpriv --reuid=65534 --clear-groups ls /srv/test").failed
+    assert host.run("setpriv --reuid=65534 --regid=65534 --clear-groups ls /srv/test").failed
 
 
 def test_the_volume_is_there(host: Host) -> None:
