@@ -41,7 +41,7 @@ lint: setup
 	@$(BIN)/mypy
 	@$(BIN)/yamllint --strict .
 	@shellcheck lab/install-debian-packages .ci/run tests/run-sanity stack/base/http-check stack/base/policy-rc.d
-	@$(BIN)/ansible-lint --offline --quiet
+	@$(BIN)/ansible-lint --offline -q
 
 unit: setup
 	$(call say,Unit tests)
