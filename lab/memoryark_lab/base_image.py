@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from memoryark_lab import files
+from memoryark_lab import debian, files
 from memoryark_lab.errors import LabError
 from memoryark_lab.paths import CACHE, REPO
 from memoryark_lab.progress import Progress
@@ -27,12 +27,6 @@ SIZE_GB = 12
 
 STEPS = 3
 """How many progress steps a build announces."""
-
-SOURCES = (
-    "deb http://deb.debian.org/debian trixie main",
-    "deb http://deb.debian.org/debian trixie-updates main",
-    "deb http://deb.debian.org/debian-security trixie-security main",
-)
 
 _APT_OPTIONS = ('Acquire::Languages "none"', 'Acquire::Retries "3"')
 _DPKG_OPTIONS = (
@@ -122,9 +116,9 @@ def mmdebstrap_argv(installed: list[list[str]], preseeded: list[list[str]], tar:
         f"--include={names}",
         f"--essential-hook={write_hook(_BEFORE)}",
         *(f"--customize-hook={command}" for command in [*download_hook(preseeded), *after]),
-        "trixie",
+        debian.SUITE,
         str(tar),
-        *SOURCES,
+        *debian.sources(),
     ]
 
 

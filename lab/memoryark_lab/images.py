@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import registry
+from . import debian, registry
 from .errors import LabError
 from .paths import CACHE, REPO, STATE
 from .progress import Progress, clock
@@ -41,8 +41,6 @@ NAMESPACE = "memoryark"
 # zstd rather than gzip: smaller, and a guest without KVM unpacks it several times faster.
 COMPRESSION = "zstd"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-_MIRROR = "http://deb.debian.org"
-_SUITE = "trixie"
 _DPKG_OPTIONS = (
     # Licences stay; what only people read goes.
     "path-exclude=/usr/share/doc/*",
@@ -89,11 +87,9 @@ def debootstrap_command(target: str) -> list[str]:
         '--aptopt=APT::Install-Recommends "false"',
         '--aptopt=Acquire::Languages "none"',
         *(f"--dpkgopt={option}" for option in _DPKG_OPTIONS),
-        _SUITE,
+        debian.SUITE,
         target,
-        f"deb {_MIRROR}/debian {_SUITE} main",
-        f"deb {_MIRROR}/debian {_SUITE}-updates main",
-        f"deb {_MIRROR}/debian-security {_SUITE}-security main",
+        *debian.sources(),
     ]
 
 
@@ -102,10 +98,10 @@ def image_keys(month: str) -> dict[str, str]:
 
     The month is an ingredient so that Debian's security updates come in without anyone asking.
     """
-    debian = hashlib.sha256("\0".join([*debootstrap_command("-"), month]).encode()).hexdigest()[:16]
-    base = context_hash(BASE_CONTEXT, debian)
+    root = hashlib.sha256("\0".join([*debootstrap_command("-"), month]).encode()).hexdigest()[:16]
+    base = context_hash(BASE_CONTEXT, root)
     keys = {name: context_hash(context, base) for name, context in IMAGES.items()}
-    return {"memoryark-debian": debian, "memoryark-base": base, **keys}
+    return {"memoryark-debian": root, "memoryark-base": base, **keys}
 
 
 def published(address: str, name: str, key: str, public_name: str) -> ImageRef | None:
@@ -143,13 +139,13 @@ class Builder:
     def ensure_base(self, keys: Mapping[str, str]) -> str:
         """Return the local name of the base image, made if it is missing."""
         base = f"localhost/memoryark-base:{keys['memoryark-base']}"
-        debian = f"localhost/memoryark-debian:{keys['memoryark-debian']}"
+        root = f"localhost/memoryark-debian:{keys['memoryark-debian']}"
         if self._has(base):
             return base
-        if not self._has(debian):
+        if not self._has(root):
             tar = self._ensure_debian(keys["memoryark-debian"])
-            self._run("memoryark-debian", [*self._podman, "import", "--quiet", str(tar), debian])
-        self._build("memoryark-base", BASE_CONTEXT, base, f"ROOT={debian}")
+            self._run("memoryark-debian", [*self._podman, "import", "--quiet", str(tar), root])
+        self._build("memoryark-base", BASE_CONTEXT, base, f"ROOT={root}")
         return base
 
     def publish(self, name: str, key: str, base: str, address: str, *, fresh: bool = False) -> None:

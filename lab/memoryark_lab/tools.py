@@ -10,12 +10,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from memoryark_lab import files
+from memoryark_lab import debian, files
 from memoryark_lab.errors import LabError
 from memoryark_lab.paths import CACHE
 
-SUITE = "trixie"
-MIRROR = "http://deb.debian.org/debian"
 DOCKER_COMPOSE = "usr/libexec/docker/cli-plugins/docker-compose"
 
 
@@ -24,7 +22,7 @@ def unpacked(package: str) -> Path:
 
     Raises LabError when it cannot be fetched.
     """
-    tree = CACHE / "tools" / f"{SUITE}-{package}"
+    tree = CACHE / "tools" / f"{debian.SUITE}-{package}"
     with files.locked(CACHE / "tools.lock", "the tools"):
         if not tree.exists():
             tree.parent.mkdir(parents=True, exist_ok=True)
@@ -34,18 +32,11 @@ def unpacked(package: str) -> Path:
 
 
 def _fetch(package: str, target: Path) -> Path:
-    command = [
-        "mmdebstrap",
-        "--quiet",
-        "--variant=extract",
-        f"--include={package}",
-        SUITE,
-        str(target),
-        MIRROR,
-    ]
+    options = ["--quiet", "--variant=extract", f"--include={package}"]
+    command = ["mmdebstrap", *options, debian.SUITE, str(target), *debian.sources()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise LabError(f"{package} of Debian {SUITE} cannot be fetched: {done.stderr.strip()[-400:]}")
+        raise LabError(f"{package} of Debian {debian.SUITE} cannot be fetched: {done.stderr.strip()[-400:]}")
     return target
 
 

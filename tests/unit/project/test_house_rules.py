@@ -19,6 +19,10 @@ MOST_SHELL_LINES = 20
 # Folders in which programs and containers keep their things; a checkout there says nothing.
 COMMON = {"/", "/app", "/data", "/home", "/opt", "/root", "/srv", "/tmp", "/usr", "/usr/local", "/var"}
 _INDEX = re.compile(r"(--(?:index-url|extra-index-url|find-links|trusted-host)|https?://)\S*")
+# The hosts that packages are downloaded from; links to documentation are another matter.
+_REGISTRY = re.compile(
+    r"(?:deb|security|snapshot|ftp\.\w+)\.debian\.org|pypi\.org/simple|files\.pythonhosted\.org|registry\.npmjs\.org"
+)
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----\s+[A-Za-z0-9+/=]{16,}")
 _SECRET = re.compile(
     r"""(?im)^[ \t-]*["']?[a-z_]*(?:token|secret|password|passwd|api_key)["']?\s*[:=]\s*["']?([A-Za-z0-9+/_=-]{20,})"""
@@ -55,6 +59,10 @@ def paths_of(text: str, directories: list[str]) -> list[str]:
 def download_addresses(text: str) -> list[str]:
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     return [match[0] for line in lines if (match := _INDEX.search(line))]
+
+
+def registries(text: str) -> list[str]:
+    return _REGISTRY.findall(text)
 
 
 def secrets(text: str) -> list[str]:
@@ -108,6 +116,10 @@ def test_no_file_names_a_place_on_one_machine() -> None:
 
 def test_the_lock_names_no_download_address() -> None:
     assert download_addresses((REPO / "requirements.lock").read_text(encoding="utf-8")) == []
+
+
+def test_no_file_names_a_package_registry() -> None:
+    assert breaches(texts(), registries) == []
 
 
 def test_no_secrets_are_kept() -> None:
@@ -171,6 +183,18 @@ def test_common_folders_are_no_places_of_one_machine() -> None:
 )
 def test_download_addresses_are_found(text: str, found: list[str]) -> None:
     assert download_addresses(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "bad"),
+    [
+        ("deb http://deb." + "debian.org/debian trixie main", True),
+        ("https://pypi." + "org/simple/ruff", True),
+        ("https://wiki.debian.org/nftables and https://pypi.org/project/ruff", False),
+    ],
+)
+def test_package_registries_are_found(text: str, bad: bool) -> None:
+    assert bool(registries(text)) is bad
 
 
 @pytest.mark.parametrize(
