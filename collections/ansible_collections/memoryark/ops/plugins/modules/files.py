@@ -68,6 +68,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.memoryark.ops.plugins.module_utils.diff import difference
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, make_directory
 
 
@@ -109,14 +110,7 @@ def keep(host: Host, files: list[dict[str, Any]], check: bool) -> dict[str, Any]
         if before == after:
             continue
         written.append(entry["path"])
-        diff.append(
-            {
-                "before_header": f"{entry['path']} ({before[0] or 'absent'})",
-                "after_header": f"{entry['path']} ({after[0]})",
-                "before": before[1],
-                "after": after[1],
-            }
-        )
+        diff.append(difference(entry["path"], before[1], after[1], (before[0] or "absent", after[0])))
         if not check:
             put(host, entry)
     return {"changed": bool(written), "written": written, "diff": diff}

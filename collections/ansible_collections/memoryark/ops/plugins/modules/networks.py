@@ -84,6 +84,7 @@ import json
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.memoryark.ops.plugins.module_utils.diff import difference
 from ansible_collections.memoryark.ops.plugins.module_utils.host import UNIT_LABEL, Host, HostError
 
 
@@ -142,12 +143,7 @@ def keep(host: Host, networks: list[dict[str, Any]], check: bool) -> dict[str, A
         "recreated": recreated,
         "stopped": sorted(set(stopped)),
         "diff": [
-            {
-                "before_header": f"network {name}",
-                "after_header": f"network {name}",
-                "before": shown(before.get(name)),
-                "after": shown(after[name]),
-            }
+            difference(f"network {name}", shown(before.get(name)), shown(after[name]))
             for name in [*created, *recreated]
         ],
     }

@@ -132,6 +132,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.memoryark.ops.plugins.module_utils.diff import difference
 from ansible_collections.memoryark.ops.plugins.module_utils.host import (
     QUADLET_GENERATOR,
     UNIT_LABEL,
@@ -232,7 +233,7 @@ def observe(host: Host, wanted: Wanted) -> Found:
     quadlets = (Path(path) for path in files if path.startswith(QUADLET_DIRECTORY))
     units = frozenset(path.stem for path in quadlets if path.suffix == ".container")
     containers = host.podman_json("ps", "--all", "--format=json", f"--filter=label={FINGERPRINT_LABEL}")
-    images = host.podman_json("image", "ls", "--format=json") if containers or host.has_podman else []
+    images = host.podman_json("image", "ls", "--format=json")
     return Found(
         files=files,
         owned=owned & frozenset(files),
@@ -251,12 +252,7 @@ def observe(host: Host, wanted: Wanted) -> Found:
 def differences(wanted: Wanted, found: Found, plan: Plan) -> list[dict[str, str]]:
     """Return the file differences for ``--diff``, and one entry that shows the plan for the containers."""
     shown = [
-        {
-            "before_header": path,
-            "after_header": path,
-            "before": found.files.get(path, ""),
-            "after": wanted.files.get(path, ""),
-        }
+        difference(path, found.files.get(path, ""), wanted.files.get(path, ""))
         for path in [*plan.write, *plan.delete]
     ]
     actions = [
@@ -266,9 +262,7 @@ def differences(wanted: Wanted, found: Found, plan: Plan) -> list[dict[str, str]
         for unit in units
     ]
     if actions:
-        shown.append(
-            {"before_header": "plan", "after_header": "plan", "before": "", "after": "".join(actions)}
-        )
+        shown.append(difference("plan", "", "".join(actions)))
     return shown
 
 

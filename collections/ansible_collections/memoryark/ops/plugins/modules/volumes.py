@@ -82,6 +82,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.memoryark.ops.plugins.module_utils.diff import difference
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
 
 ROOT_MODE = "0750"
@@ -120,22 +121,13 @@ def keep(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]:
         after = wording(entry["owner"], entry["group"], int(entry["mode"], 8))
         if before != after:
             changed.append(name)
-            diff.append(
-                {
-                    "before_header": name,
-                    "after_header": name,
-                    "before": f"{before}\n" if before else "",
-                    "after": f"{after}\n",
-                }
-            )
+            diff.append(difference(name, f"{before}\n" if before else "", f"{after}\n"))
             if not check:
                 make(host.path(name), entry)
     present = {entry["Name"] for entry in host.podman_json("volume", "ls", "--format=json")}
     missing = [name for name in params["volumes"] if name not in present]
     for name in missing:
-        diff.append(
-            {"before_header": name, "after_header": name, "before": "", "after": f"podman volume {name}\n"}
-        )
+        diff.append(difference(name, "", f"podman volume {name}\n"))
         if not check:
             host.run(["podman", "volume", "create", name])
     return {

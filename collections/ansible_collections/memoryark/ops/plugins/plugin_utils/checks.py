@@ -92,7 +92,7 @@ def _check_service(
         if secret not in secrets:
             yield problem(
                 "secrets",
-                f"secret '{secret}' has no value; set memoryark_secrets.{secret}.{suggestion(secret, ())}",
+                f"secret '{secret}' has no value; set memoryark_secrets.{secret}",
             )
     for name, value in service.environment.items():
         if value == "None":
