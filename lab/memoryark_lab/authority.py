@@ -10,11 +10,8 @@ idempotent: what is still good is left alone, so no server of the lab is restart
 
 from __future__ import annotations
 
-import fcntl
 import ipaddress
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from memoryark_lab import files
 from memoryark_lab.paths import STATE
 
 AUTHORITY_LIFE = timedelta(days=3650)
@@ -137,26 +135,15 @@ def _found(authority: Authority, now: datetime) -> None:
             x509.NameAttribute(NameOID.COMMON_NAME, "memoryark-ops lab authority"),
         ]
     )
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=True,
-        crl_sign=True,
-        encipher_only=False,
-        decipher_only=False,
-    )
     certificate = (
         _builder(name, name, key.public_key(), AUTHORITY_LIFE, now)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
+        .add_extension(_usage(signs=True), critical=True)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    _write(authority.key, _pem_key(key), 0o600)
-    _write(authority.certificate, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+    files.write(authority.key, _pem_key(key), 0o600)
+    files.write(authority.certificate, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
 
 
 def _issue(
@@ -171,22 +158,11 @@ def _issue(
     """Make a new key and have it certified for the names."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, str(names[0].value)[:64])])
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
     certificate = (
         _builder(subject, issuer.subject, key.public_key(), life, now)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(usage, critical=True)
+        .add_extension(_usage(signs=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
@@ -194,8 +170,8 @@ def _issue(
         .sign(signer, hashes.SHA256())
     )
     chain = b"".join(link.public_bytes(serialization.Encoding.PEM) for link in (certificate, issuer))
-    _write(paths.key, _pem_key(key), 0o600)
-    _write(paths.certificate, chain, 0o644)
+    files.write(paths.key, _pem_key(key), 0o600)
+    files.write(paths.certificate, chain, 0o644)
 
 
 def _builder(
@@ -211,6 +187,21 @@ def _builder(
         .not_valid_before(now - BACKDATE)
         .not_valid_after(now + life)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+
+
+def _usage(*, signs: bool) -> x509.KeyUsage:
+    """What a key may be used for: to sign certificates, or only to prove who a server is."""
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        encipher_only=False,
+        decipher_only=False,
     )
 
 
@@ -266,26 +257,10 @@ def _pem_key(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-def _write(path: Path, data: bytes, mode: int) -> None:
-    """Replace a file at once; its mode is right before its content is there."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as out:
-            os.fchmod(out.fileno(), mode)
-            out.write(data)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     """Keep other processes of the lab out: parallel test runs share one authority."""
-    try:
-        lock = (directory / ".lock").open("w")
-    except FileNotFoundError:
-        raise AuthorityError(f"no authority in {directory}: call ensure_authority first") from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    if not directory.is_dir():
+        raise AuthorityError(f"no authority in {directory}: call ensure_authority first")
+    with files.locked(directory / ".lock", "the authority"):
         yield

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import fcntl
 import hashlib
 import json
 import os
@@ -18,12 +17,11 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import debian, registry
+from . import debian, files, registry
 from .errors import LabError
 from .paths import CACHE, REPO, STATE
 from .progress import Progress, clock
@@ -210,15 +208,6 @@ class Builder:
             raise LabError(f"{name}: {program} failed with exit code {done.returncode}; {log} ends:\n{tail}")
 
 
-@contextmanager
-def _only_one(cache: Path) -> Iterator[None]:
-    """Keep a second checkout from building the same images at the same time."""
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "images.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def build_all(
     progress: Progress,
     *,
@@ -250,7 +239,7 @@ def build_all(
             begun = time.monotonic()
             ref, note = (None if force else lookup(name)), "unchanged"
             if ref is None:
-                with _only_one(cache):
+                with files.locked(cache / "images.lock", "the images"):
                     # Another checkout may have built it while this one waited.
                     ref = None if force else lookup(name)
                     if ref is None:
@@ -274,9 +263,7 @@ def _remember(found: Mapping[str, ImageRef], state: Path) -> None:
     except (OSError, ValueError):
         everything = {}
     everything.update({name: asdict(ref) for name, ref in found.items()})
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    fresh.write_text(json.dumps(everything, indent=2, sort_keys=True) + "\n")
-    fresh.replace(path)
+    files.write(path, json.dumps(everything, indent=2, sort_keys=True) + "\n")
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -46,7 +46,7 @@ def webhook_url(host: str) -> str:
 def control() -> Control:
     """The handle of the LINE platform stand-in."""
     # A unix socket's path must be short; the lab keeps a directory for that.
-    return Control(files.runtime_dir() / "line.sock")
+    return Control(_control_socket())
 
 
 def facts() -> dict[str, Any]:
@@ -69,8 +69,13 @@ def facts() -> dict[str, Any]:
     return made
 
 
-def _socket_argument() -> str:
-    return f"--control-socket={files.runtime_dir() / 'line.sock'}"
+def _control_socket() -> Path:
+    return files.runtime_dir() / "line.sock"
+
+
+def _state_argument() -> str:
+    """What the lab knows the server's process by."""
+    return f"--state-dir={STATE / 'line-platform'}"
 
 
 def _command(names: list[Host]) -> list[str]:
@@ -85,20 +90,18 @@ def _command(names: list[Host]) -> list[str]:
         sys.executable,
         "-m",
         "line_platform",
-        f"--state-dir={STATE / 'line-platform'}",
+        _state_argument(),
         f"--listen={network.LINE_PLATFORM}:443",
         f"--certificate={certificate.certificate}",
         f"--key={certificate.key}",
         f"--ca={authority.certificate}",
-        _socket_argument(),
+        f"--control-socket={_control_socket()}",
         *known,
     ]
 
 
 def _running() -> int | None:
-    return next(
-        iter(processes.find("python", "-m", "line_platform", f"--state-dir={STATE / 'line-platform'}")), None
-    )
+    return next(iter(processes.find("python", "-m", "line_platform", _state_argument())), None)
 
 
 def up() -> dict[str, Any]:

@@ -40,7 +40,7 @@ attributes:
   diff_mode:
     description: Shows the texts before and after.
     support: full
-author: memoryark-ops contributors (@memoryark)
+author: memoryark-ops contributors (!UNKNOWN)
 """
 
 EXAMPLES = r"""

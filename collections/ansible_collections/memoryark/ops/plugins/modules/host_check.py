@@ -48,7 +48,7 @@ attributes:
   check_mode:
     description: The module only reads.
     support: full
-author: memoryark-ops contributors (@memoryark)
+author: memoryark-ops contributors (!UNKNOWN)
 """
 
 EXAMPLES = r"""

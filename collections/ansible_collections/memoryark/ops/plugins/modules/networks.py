@@ -49,7 +49,7 @@ attributes:
   diff_mode:
     description: Shows the settings of each network before and after.
     support: full
-author: memoryark-ops contributors (@memoryark)
+author: memoryark-ops contributors (!UNKNOWN)
 """
 
 EXAMPLES = r"""

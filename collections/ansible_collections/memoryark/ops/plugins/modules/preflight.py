@@ -23,7 +23,7 @@ attributes:
   check_mode:
     description: The action only reads.
     support: full
-author: memoryark-ops contributors (@memoryark)
+author: memoryark-ops contributors (!UNKNOWN)
 """
 
 EXAMPLES = r"""

@@ -65,7 +65,7 @@ attributes:
   diff_mode:
     description: Shows every file that changes. Secrets appear as names of their versions only.
     support: full
-author: memoryark-ops contributors (@memoryark)
+author: memoryark-ops contributors (!UNKNOWN)
 """
 
 EXAMPLES = r"""

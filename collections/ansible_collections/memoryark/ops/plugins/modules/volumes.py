@@ -51,7 +51,7 @@ attributes:
   diff_mode:
     description: Shows owner and mode before and after.
     support: full
-author: memoryark-ops contributors (@memoryark)
+author: memoryark-ops contributors (!UNKNOWN)
 """
 
 EXAMPLES = r"""

@@ -117,9 +117,9 @@ def _assemble(trees: list[Document], sources: Sources) -> Catalogue:
         merged = merge(merged, document.tree)
     merged = merge(merged, {"services": {name: {"image": image} for name, image in sources.images.items()}})
     override = trees[-1].tree
-    owners = {name: document.source for document in trees for name in _section(document.tree, "services")}
-    owners |= {
-        name: document.source for document in trees[:-1] for name in _section(document.tree, "services")
+    # The folder that defines a service names it, not the inventory that overrides it.
+    owners = {
+        name: document.source for document in reversed(trees) for name in _section(document.tree, "services")
     }
 
     def where(service: str, path: str) -> str:
@@ -131,22 +131,15 @@ def _assemble(trees: list[Document], sources: Sources) -> Catalogue:
         return f"{owners.get(service, 'stack')}: {full}"
 
     services = _section(merged, "services")
-    problems = [problem for name, raw in services.items() for problem in check_required(name, raw, where)]
-    if problems:
-        incomplete = {name for name, raw in services.items() if check_required(name, raw, where)}
-    else:
-        incomplete = set()
+    missing = {name: check_required(name, raw, where) for name, raw in services.items()}
     catalogue = Catalogue(
-        services={name: parse_service(name, raw) for name, raw in services.items() if name not in incomplete},
+        services={name: parse_service(name, raw) for name, raw in services.items() if not missing[name]},
         networks={key: parse_network(key, raw) for key, raw in _section(merged, "networks").items()},
         volumes={key: parse_volume(key, raw) for key, raw in _section(merged, "volumes").items()},
     )
+    problems = [problem for found in missing.values() for problem in found]
     # A service that could not be parsed still exists for those that depend on it.
-    problems += [
-        problem
-        for problem in check_catalogue(catalogue, sources.secrets, where)
-        if not any(f"there is no service '{name}'" in problem.what for name in incomplete)
-    ]
+    problems += check_catalogue(catalogue, services, sources.secrets, where)
     if problems:
         raise ProblemsError(problems)
     return catalogue

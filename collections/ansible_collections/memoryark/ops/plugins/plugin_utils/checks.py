@@ -40,11 +40,16 @@ def lookup(tree: Any, path: str) -> Any:
     return tree
 
 
-def check_catalogue(catalogue: Catalogue, secrets: Collection[str], where: Where) -> list[Problem]:
-    """Return every breach of a rule that needs more than one place to see."""
+def check_catalogue(
+    catalogue: Catalogue, names: Collection[str], secrets: Collection[str], where: Where
+) -> list[Problem]:
+    """Return every breach of a rule that needs more than one place to see.
+
+    ``names`` are all services there are, also those that ``catalogue`` lacks because they are incomplete.
+    """
     found: list[Problem] = []
     for service in catalogue.services.values():
-        found += _check_service(service, catalogue, secrets, where)
+        found += _check_service(service, catalogue, names, secrets, where)
     for what, key, identity in _UNIQUE:
         found += _check_unique(catalogue, what, key, identity, where)
     found += _check_cycles(catalogue, where)
@@ -53,7 +58,7 @@ def check_catalogue(catalogue: Catalogue, secrets: Collection[str], where: Where
 
 
 def _check_service(
-    service: Service, catalogue: Catalogue, secrets: Collection[str], where: Where
+    service: Service, catalogue: Catalogue, names: Collection[str], secrets: Collection[str], where: Where
 ) -> Iterator[Problem]:
     def problem(path: str, what: str) -> Problem:
         return Problem(where(service.name, path), what)
@@ -71,11 +76,8 @@ def _check_service(
                 + suggestion(attachment.network, catalogue.networks),
             )
     for dependency in service.depends_on:
-        if dependency not in catalogue.services:
-            yield problem(
-                "depends_on",
-                f"there is no service '{dependency}'.{suggestion(dependency, catalogue.services)}",
-            )
+        if dependency not in names:
+            yield problem("depends_on", f"there is no service '{dependency}'.{suggestion(dependency, names)}")
     for mount in service.mounts:
         if mount.kind == "volume" and mount.source not in catalogue.volumes:
             yield problem(
@@ -90,10 +92,7 @@ def _check_service(
             )
     for secret in service.secret_names:
         if secret not in secrets:
-            yield problem(
-                "secrets",
-                f"secret '{secret}' has no value; set memoryark_secrets.{secret}",
-            )
+            yield problem("secrets", f"secret '{secret}' has no value; set memoryark_secrets.{secret}")
     for name, value in service.environment.items():
         if value == "None":
             yield problem(
