@@ -255,15 +255,19 @@ def build_all(
     return found
 
 
+def known(state: Path = STATE) -> dict[str, ImageRef]:
+    """Return the images that the registry is known to have, by name; none before the first build."""
+    try:
+        written = json.loads((state / "images.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return {name: ImageRef(**ref) for name, ref in written.items()}
+
+
 def _remember(found: Mapping[str, ImageRef], state: Path) -> None:
     """Write the references down, keeping those of images that were not asked for this time."""
-    path = state / "images.json"
-    try:
-        everything = json.loads(path.read_text())
-    except (OSError, ValueError):
-        everything = {}
-    everything.update({name: asdict(ref) for name, ref in found.items()})
-    files.write(path, json.dumps(everything, indent=2, sort_keys=True) + "\n")
+    everything = {name: asdict(ref) for name, ref in {**known(state), **found}.items()}
+    files.write(state / "images.json", json.dumps(everything, indent=2, sort_keys=True) + "\n")
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from memoryark_lab import deployment, hosts, journey, network, paths, world
+from memoryark_lab import deployment, hosts, images, journey, network, world
 from memoryark_lab.hosts import Host
 
 UNITS = [
@@ -95,11 +95,9 @@ def test_every_mistake_is_named_at_once_and_the_host_is_left_alone(virgin: Host,
 
 def test_what_only_the_host_can_tell_is_found_before_anything_changes(virgin: Host, tmp_path: Path) -> None:
     before = trace(virgin)
-    images = json.loads((paths.STATE / "images.json").read_text())
-    redis = images["redis"]["reference"]
-    missing = f"{redis.rpartition('@')[0]}@sha256:{'0' * 64}"
+    references = {name: image.reference for name, image in images.known().items()}
+    missing = f"{references['redis'].rpartition('@')[0]}@sha256:{'0' * 64}"
     file = tmp_path / "mistakes.json"
-    references = {name: image["reference"] for name, image in images.items()}
     file.write_text(
         json.dumps(
             {
