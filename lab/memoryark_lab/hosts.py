@@ -516,7 +516,10 @@ def _running(name: str) -> Host:
 
 
 def snapshot(name: str, tag: str, progress: Progress | None = None) -> None:
-    """Freeze disk and memory of a running host under ``tag``; an older snapshot of that tag goes."""
+    """Freeze disk and memory of a running host under ``tag``; an older snapshot of that tag goes.
+
+    Connections to the host must be over by then: the lab ends its own, and raises LabError for others.
+    """
     check_tag(tag)
     with _busy(name):
         host = _running(name)
@@ -525,6 +528,10 @@ def snapshot(name: str, tag: str, progress: Progress | None = None) -> None:
             progress.step(f"{name}: snapshot {tag}", "about 5 s"),
             qemu.Monitor(host.record.spec().monitor) as monitor,
         ):
+            # Frozen with the host, a connection would wake up with no other end that knows it; guest
+            # and QEMU can then throw acknowledgements at each other without end.
+            ssh.close(name)
+            _until(host.record, "end of the connections to it", lambda: not monitor.connections(), 20)
             monitor.human(f"savevm {tag}")
 
 
@@ -541,13 +548,8 @@ def restore(name: str, tag: str, progress: Progress | None = None) -> Host:
         if tag not in host.snapshots():
             raise LabError(f"{name} has no snapshot {tag}; it has: {', '.join(host.snapshots()) or 'none'}")
         progress = progress or Progress(2)
-        if host.state == "running":
-            with progress.step(f"{name}: back to {tag}", "about 5 s"):
-                ssh.close(name)
-                with qemu.Monitor(host.record.spec().monitor) as monitor:
-                    monitor.human(f"loadvm {tag}")
-        else:
-            host = _boot(host.record, progress, tag)
+        # Always a new QEMU: one that runs on would remember connections that the host has forgotten.
+        host = _boot(host.record, progress, tag)
         with progress.step(f"{name}: waiting for SSH, setting the clock"):
             _wait_for_ssh(host.record)
             host.ssh(["date", "--set", f"@{time.time():.2f}"])

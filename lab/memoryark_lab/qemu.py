@@ -240,8 +240,21 @@ class Monitor:
             if "error" in answer:
                 raise LabError(f"QEMU refuses {command}: {answer['error']['desc']}")
 
+    def ask(self, line: str) -> str:
+        """Run a command of the human monitor and return what it prints."""
+        return str(self.execute("human-monitor-command", **{"command-line": line})).strip()
+
     def human(self, line: str) -> None:
         """Run a command of the human monitor that answers nothing when it succeeds."""
-        said = self.execute("human-monitor-command", **{"command-line": line}).strip()
-        if said:
+        if said := self.ask(line):
             raise LabError(f"QEMU cannot do {line!r}: {said}")
+
+    def connections(self) -> list[str]:
+        """The open TCP connections through the user-mode network, one line each."""
+        return open_connections(self.ask("info usernet"))
+
+
+def open_connections(usernet: str) -> list[str]:
+    """The lines of ``info usernet`` that are open TCP connections: neither listening nor over."""
+    found = (re.match(r"TCP\[(\w+)\]", line.strip()) for line in usernet.splitlines())
+    return [one.string for one in found if one and one[1] not in {"HOST_FORWARD", "TIME_WAIT", "CLOSED"}]

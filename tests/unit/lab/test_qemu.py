@@ -99,3 +99,15 @@ def test_guards_of_the_processor_stay_on_a_real_one() -> None:
 )
 def test_snapshots_are_read_from_the_image(info: dict[str, object], names: list[str]) -> None:
     assert qemu.snapshot_names(info) == names
+
+
+def test_only_open_connections_count() -> None:
+    usernet = """Hub -1 (egress):
+  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ
+  TCP[ESTABLISHED]   29       127.0.0.1 57007       10.0.2.15    22     0     0
+  TCP[TIME_WAIT]     30       127.0.0.1 57007       10.0.2.15    22     0     0
+  TCP[HOST_FORWARD]  14       127.0.0.1 57007       10.0.2.15    22     0     0
+  UDP[236 sec]       35       10.0.2.15 41234        10.0.2.3    53     0     0
+"""
+    assert [line.split()[0] for line in qemu.open_connections(usernet)] == ["TCP[ESTABLISHED]"]
+    assert qemu.open_connections("") == []
