@@ -25,8 +25,8 @@ def containers(host: Host) -> Iterator[dict[str, str]]:
     """A server of Redis on each network, two on the first: address by name."""
     image = known()["redis"].reference
     for name, net in NETWORKS.items():
-        serve = "redis-server --protected-mode no"
-        host.check_output(f"podman run --detach --rm --name {name} --network {net} {image} {serve}")
+        run = f"podman run --detach --rm --name {name} --network {net} {image}"
+        host.check_output(f"{run} --protected-mode no")
     found = host.check_output(f"podman inspect {' '.join(NETWORKS)}")
     yield {
         entry["Name"]: entry["NetworkSettings"]["Networks"][NETWORKS[entry["Name"]]]["IPAddress"]
@@ -75,13 +75,15 @@ def test_a_network_in_foreign_use_is_left_alone(host: Host, containers: dict[str
 
 
 def test_a_network_that_changed_is_made_anew_and_its_users_are_stopped(host: Host) -> None:
-    serve = f"podman run --rm --name user --network test-other-net {known()['redis'].reference}"
-    host.check_output(f"systemd-run --quiet --unit=test-user --property=KillMode=mixed {serve}")
+    run = f"podman run --rm --name user --network test-other-net {known()['redis'].reference}"
+    # Podman labels a container with the unit that it finds in its environment, as Quadlet's units set it.
+    unit = "--unit=test-user --property=KillMode=mixed --setenv=PODMAN_SYSTEMD_UNIT=test-user.service"
+    host.check_output(f"systemd-run --quiet {unit} {run}")
     host.check_output("timeout 60 sh -c 'until podman container exists user; do sleep 0.2; done'")
-    run = deployment.deploy_or_fail(
+    done = deployment.deploy_or_fail(
         "molecule", "--extra-vars", "other_subnet=10.99.4.0/24", playbook=CONVERGE
     )
-    assert run.changed == 1
+    assert done.changed == 1
     assert host.run("systemctl is-active test-user").failed
     address = host.check_output("ip -4 -o address show test-other; podman network inspect test-other-net")
     assert "10.99.4.0/24" in address
