@@ -5,31 +5,32 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from ansible_collections.memoryark.ops.plugins.module_utils.plan import (
-    Found,
-    Wanted,
-    WantedService,
+from ansible_collections.memoryark.ops.plugins.module_utils.plan import Found, by_digest, make_plan
+from ansible_collections.memoryark.ops.plugins.module_utils.release import (
+    Release,
+    Unit,
+    bind,
     bind_secrets,
-    by_digest,
     fingerprint,
     label_unit,
-    make_plan,
+    named_secrets,
     secret_names,
     secret_version,
 )
 
-A = WantedService("a", "memoryark-a", "r.test/a@sha256:1", 0, ("/u/a",), "fa")
-B = WantedService("b", "memoryark-b", "r.test/b@sha256:1", 1, ("/u/b",), "fb")
-WANTED = Wanted({"/u/a": "A", "/u/b": "B"}, (A, B), frozenset({"memoryark-token-1"}))
+SECRET = "Secret=memoryark-token-1,type=env"
+A = Unit("memoryark-a", "a", "r.test/a@sha256:1", 0, f"A\n{SECRET}", "fa", "a/1")
+B = Unit("memoryark-b", "b", "r.test/b@sha256:1", 1, "B", "fb")
+WANTED = Release((A, B), {"memoryark.target": "T"}, {"a/1": {"a.conf": "one"}})
 SETTLED = Found(
-    files={"/u/a": "A", "/u/b": "B"},
-    owned=frozenset({"/u/a", "/u/b"}),
-    units=frozenset({"memoryark-a", "memoryark-b"}),
+    release=WANTED,
     fingerprints={"memoryark-a": "fa", "memoryark-b": "fb"},
     active=frozenset({"memoryark-a", "memoryark-b"}),
     images=frozenset({"r.test/a@sha256:1", "r.test/b@sha256:1"}),
     secrets=frozenset({"memoryark-token-1"}),
 )
+OTHER = replace(WANTED, units=(replace(A, text="old", fingerprint="f0"), B))
+MORE = replace(WANTED, units=(A, B, replace(B, name="memoryark-c")))
 
 
 def test_a_settled_host_is_left_alone() -> None:
@@ -42,7 +43,12 @@ def test_a_virgin_host_gets_everything_in_order() -> None:
     plan = make_plan(WANTED, Found())
     assert plan.create == ("memoryark-a", "memoryark-b")
     assert plan.pull == (A.image, B.image)
-    assert plan.write == ("/u/a", "/u/b")
+    assert plan.write == (
+        "config/a/a.conf",
+        "memoryark-a.container",
+        "memoryark-b.container",
+        "memoryark.target",
+    )
     assert plan.levels == (("memoryark-a",), ("memoryark-b",))
 
 
@@ -50,11 +56,19 @@ def test_a_virgin_host_gets_everything_in_order() -> None:
     ("found", "expected"),
     [
         (
-            replace(SETTLED, files={"/u/a": "old", "/u/b": "B"}),
-            {"write": ["/u/a"], "restart": ["memoryark-a"]},
+            replace(SETTLED, damaged=frozenset({"memoryark-a"})),
+            {"write": ["memoryark-a.container"], "restart": ["memoryark-a"]},
         ),
-        (replace(SETTLED, files={"/u/b": "B"}), {"write": ["/u/a"]}),
+        (
+            replace(SETTLED, damaged=frozenset({"a/1"})),
+            {"write": ["config/a/a.conf"], "restart": ["memoryark-a"]},
+        ),
+        (replace(SETTLED, damaged=frozenset({"memoryark.target"})), {"write": ["memoryark.target"]}),
         (replace(SETTLED, secrets=frozenset()), {"secrets": ["memoryark-token-1"]}),
+        (
+            replace(SETTLED, release=OTHER, fingerprints={"memoryark-a": "f0", "memoryark-b": "fb"}),
+            {"write": ["memoryark-a.container"], "restart": ["memoryark-a"]},
+        ),
         (
             replace(SETTLED, fingerprints={"memoryark-a": "old", "memoryark-b": "fb"}),
             {"restart": ["memoryark-a"]},
@@ -66,14 +80,45 @@ def test_a_virgin_host_gets_everything_in_order() -> None:
             {"start": ["memoryark-b"]},
         ),
         (replace(SETTLED, images=frozenset({"r.test/a@sha256:1"})), {"pull": ["r.test/b@sha256:1"]}),
-        (replace(SETTLED, owned=SETTLED.owned | {"/u/c"}), {"delete": ["/u/c"]}),
-        (replace(SETTLED, units=SETTLED.units | {"memoryark-c"}), {"remove": ["memoryark-c"]}),
+        (
+            replace(SETTLED, release=MORE),
+            {"delete": ["memoryark-c.container"], "remove": ["memoryark-c"]},
+        ),
+        (
+            replace(SETTLED, fingerprints={**SETTLED.fingerprints, "memoryark-c": "fc"}),
+            {"remove": ["memoryark-c"]},
+        ),
+        (replace(SETTLED, trial=frozenset({"memoryark-a"})), {"repair": ["memoryark-a"]}),
     ],
 )
 def test_one_difference_one_action(found: Found, expected: dict[str, list[str]]) -> None:
     plan = make_plan(WANTED, found)
     assert {name: units for name, units in plan.shown().items() if units} == expected
     assert not plan.empty
+
+
+def test_a_release_is_kept_and_read_back() -> None:
+    assert Release.from_json(WANTED.to_json()) == WANTED
+
+
+def test_a_release_names_the_secrets_of_its_units() -> None:
+    assert WANTED.secrets == {"memoryark-token-1"}
+    assert named_secrets("[Container]\nSecret=x-1,type=mount,target=a\nEnvironment=Secret=no\n") == ["x-1"]
+
+
+def test_a_set_of_configuration_is_named_by_its_content() -> None:
+    params = {
+        "quadlets": {"memoryark-a.container": "[Unit]\n\n[Container]\nVolume=/srv/a/{config}:/etc/a\n"},
+        "configs": {"a": {"a.conf": "one"}},
+        "systemd_units": {},
+        "services": [{"name": "a", "unit": "memoryark-a", "image": "i", "level": 0}],
+    }
+    first = bind(params, {})
+    second = bind({**params, "configs": {"a": {"a.conf": "two"}}}, {})
+    assert first.units[0].fingerprint != second.units[0].fingerprint
+    (name,) = first.configs
+    assert f"Volume=/srv/{name}:/etc/a" in first.units[0].text
+    assert set(first.configs).isdisjoint(second.configs)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ CASES: list[tuple[str, dict[str, Any], str, list[str]]] = [
     ("ports", {"ports": [{"target": 8080, "published": "80", "host_ip": "10.0.0.1"}]}, "Container", ["PublishPort=10.0.0.1:80:8080/tcp"]),
     ("volumes", {"volumes": ["photos:/p"]}, "Container", ["Volume=/srv/ark/photos:/p:rw,nosuid,nodev,noexec,idmap"]),
     ("volumes", {"volumes": [{"type": "volume", "source": "queue", "target": "/q", "read_only": True}]}, "Container", ["Volume=memoryark-queue:/q:ro,nosuid,nodev,noexec"]),
-    ("volumes", {"volumes": ["./app/config:/etc/app:ro"]}, "Container", ["Volume=/srv/ark/config/app:/etc/app:ro,nosuid,nodev,noexec,idmap"]),
+    ("volumes", {"volumes": ["./app/config:/etc/app:ro"]}, "Container", ["Volume=/srv/ark/config/app/{config}:/etc/app:ro,nosuid,nodev,noexec,idmap"]),
     ("tmpfs", {"tmpfs": "/tmp:size=1m"}, "Container", ["Tmpfs=/tmp:size=1m"]),
     ("secrets", {"secrets": ["key"]}, "Container", ["Secret={secret:key},type=mount,target=key,uid=0,gid=0,mode=0400"]),
     ("secrets", {"secrets": [{"source": "key", "target": "/k", "uid": "33", "gid": 33, "mode": 0o440}]}, "Container", ["Secret={secret:key},type=mount,target=/k,uid=33,gid=33,mode=0440"]),

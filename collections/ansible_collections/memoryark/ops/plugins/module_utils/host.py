@@ -64,9 +64,37 @@ class Host:
         Path(temporary).replace(target)
         sync_directory(target.parent)
 
+    def list(self, name: str) -> list[str]:
+        """Return the names in a directory, none if there is no such directory."""
+        try:
+            return sorted(path.name for path in self.path(name).iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def read_link(self, name: str) -> str | None:
+        """Return where a symbolic link points, None if there is none."""
+        path = self.path(name)
+        return str(path.readlink()) if path.is_symlink() else None
+
+    def link(self, name: str, target: str) -> None:
+        """Make ``name`` a symbolic link to ``target`` in one step that survives a power cut."""
+        if self.read_link(name) == target:
+            return
+        path = self.path(name)
+        make_directory(path.parent)
+        fresh = path.with_name(f".{path.name}.new")
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(target)
+        fresh.replace(path)
+        sync_directory(path.parent)
+
     def delete(self, name: str) -> None:
         """Delete a file if it is there."""
         self.path(name).unlink(missing_ok=True)
+
+    def delete_tree(self, name: str) -> None:
+        """Delete a directory and all in it if it is there."""
+        shutil.rmtree(self.path(name), ignore_errors=True)
 
     @property
     def has_podman(self) -> bool:
@@ -85,20 +113,20 @@ class Host:
             return frozenset()
         return frozenset(self.run(["podman", "secret", "ls", "--format={{.Name}}"]).split())
 
-    def active_units(self, units: Iterable[str]) -> frozenset[str]:
-        """Return those of ``units`` (names without ``.service``) that systemd counts as active."""
+    def unit_states(self, units: Iterable[str], *properties: str) -> dict[str, dict[str, str]]:
+        """Return properties of units as systemctl shows them, by unit; names without ``.service``."""
         names = sorted(units)
         if not names:
-            return frozenset()
-        # Exit code 3 only says that some are not.
-        _code, out, _err = self._runner(["systemctl", "is-active", *(f"{name}.service" for name in names)])
-        states = out.split()
-        return frozenset(name for name, state in zip(names, states, strict=False) if state == "active")
+            return {}
+        shown = f"--property=Id,{','.join(properties)}"
+        out = self.run(["systemctl", "show", shown, *(f"{name}.service" for name in names)])
+        blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in out.split("\n\n")]
+        return {block["Id"].removesuffix(".service"): block for block in blocks if "Id" in block}
 
-    def unit_properties(self, unit: str, *properties: str) -> dict[str, str]:
-        """Return properties of a unit as systemctl shows them."""
-        out = self.run(["systemctl", "show", f"--property={','.join(properties)}", unit])
-        return dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
+    def active_units(self, units: Iterable[str]) -> frozenset[str]:
+        """Return those of ``units`` (names without ``.service``) that systemd counts as active."""
+        states = self.unit_states(units, "ActiveState")
+        return frozenset(name for name, state in states.items() if state["ActiveState"] == "active")
 
     def journal(self, unit: str, lines: int = 30) -> str:
         """Return the last ``lines`` of a unit's journal since its last start."""

@@ -11,9 +11,12 @@ short_description: Bring a release of Quadlet containers onto the host
 version_added: "0.1.0"
 description:
   - Compares a rendered release with the host, and changes only what differs.
-  - Pulls images, keeps secrets, lets the Quadlet generator check all units, and only then installs them.
+  - Pulls images, keeps secrets and lets the Quadlet generator check all units
+    before anything that runs is touched.
   - Starts what is new or changed in the order of its dependencies.
     Each start waits until the container is healthy.
+  - When any of that fails, the release before is put back and proven healthy, and the module fails with the
+    last log of the container at fault. Until a release is proven, a boot runs the one before it.
   - The release is rendered from the catalogue by M(memoryark.ops.preflight).
 options:
   root:
@@ -58,6 +61,10 @@ options:
     description: Values of the secrets by name.
     type: dict
     default: {}
+  monitor:
+    description: Seconds for which containers that were started must stay healthy before the release counts.
+    type: float
+    default: 5.0
 attributes:
   check_mode:
     description: Reports the plan and changes nothing.
@@ -82,6 +89,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+release:
+  description: Number of the release that the host boots, null before the first.
+  returned: success
+  type: int
 plan:
   description: What was, or in check mode would be, done.
   returned: success
@@ -115,6 +126,10 @@ plan:
       description: Units that do not run.
       type: list
       elements: str
+    repair:
+      description: Units of an earlier run that did not come to its end; this run puts them in order.
+      type: list
+      elements: str
     remove:
       description: Units that are no longer in the release.
       type: list
@@ -122,10 +137,8 @@ plan:
 """
 
 import fcntl
-import json
 import os
 import secrets
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -133,34 +146,19 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.memoryark.ops.plugins.module_utils.diff import difference
-from ansible_collections.memoryark.ops.plugins.module_utils.host import (
-    QUADLET_GENERATOR,
-    UNIT_LABEL,
-    Host,
-    HostError,
-)
-from ansible_collections.memoryark.ops.plugins.module_utils.plan import (
-    FINGERPRINT_LABEL,
-    SECRET_PREFIX,
-    Found,
-    Plan,
-    Wanted,
-    WantedService,
-    bind_secrets,
-    fingerprint,
-    label_unit,
-    make_plan,
+from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
+from ansible_collections.memoryark.ops.plugins.module_utils.plan import Plan, make_plan
+from ansible_collections.memoryark.ops.plugins.module_utils.release import (
+    Release,
+    bind,
     secret_names,
     secret_version,
 )
+from ansible_collections.memoryark.ops.plugins.module_utils.store import Store
+from ansible_collections.memoryark.ops.plugins.module_utils.transaction import bring, observe
 
-QUADLET_DIRECTORY = "/etc/containers/systemd/memoryark"
-SYSTEMD_DIRECTORY = "/etc/systemd/system"
-STATE_DIRECTORY = "/var/lib/memoryark"
-SECRET_KEY = f"{STATE_DIRECTORY}/secret-version.key"
-OWNED = f"{STATE_DIRECTORY}/owned.json"
+SECRET_KEY = "/var/lib/memoryark/secret-version.key"  # noqa: S105 - a file's name
 LOCK = "/run/lock/memoryark-release"
-TARGET = "memoryark.target"
 
 
 @contextmanager
@@ -175,21 +173,21 @@ def alone() -> Iterator[None]:
 
 
 def deploy(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]:
-    """Bring the host to the release in ``params``; the whole course of a deployment."""
+    """Bring the host to the release in ``params``; return the module's result."""
     names = secret_names(secret_versions(host, params["secrets"], check))
     wanted = bind(params, names)
-    found = observe(host, wanted)
+    store = Store(host, f"{params['root']}/config")
+    found = observe(host, store)
     plan = make_plan(wanted, found)
-    result = {"changed": not plan.empty, "plan": plan.shown(), "diff": differences(wanted, found, plan)}
-    if plan.empty or check:
-        return result
-    pull(host, plan)
-    validate(host, wanted)
-    create_secrets(host, plan, params["secrets"], names)
-    stop(host, plan.remove)
-    install(host, wanted, found, plan)
-    start(host, plan)
-    remove_old_secrets(host, names)
+    result = {
+        "changed": not plan.empty,
+        "plan": plan.shown(),
+        "diff": differences(wanted, found.release, plan),
+        "release": store.current(),
+    }
+    if not plan.empty and not check:
+        values = {names[name]: value for name, value in params["secrets"].items()}
+        result["release"] = bring(host, store, wanted, plan, values=values, monitor=params["monitor"])
     return result
 
 
@@ -203,57 +201,11 @@ def secret_versions(host: Host, values: dict[str, str], check: bool) -> dict[str
     return {name: secret_version(text.encode(), value) for name, value in values.items()}
 
 
-def bind(params: dict[str, Any], names: dict[str, str]) -> Wanted:
-    """Return the release with its secrets' versions and its fingerprints."""
-    files = {f"{SYSTEMD_DIRECTORY}/{name}": text for name, text in params["systemd_units"].items()}
-    services = []
-    for service in params["services"]:
-        own = {
-            f"{params['root']}/config/{service['name']}/{path}": text
-            for path, text in sorted(params["configs"].get(service["name"], {}).items())
-        }
-        unit_file = f"{QUADLET_DIRECTORY}/{service['unit']}.container"
-        unit = bind_secrets(params["quadlets"][f"{service['unit']}.container"], names)
-        value = fingerprint([unit, *own, *own.values()])
-        own[unit_file] = label_unit(unit, value)
-        files |= own
-        services.append(
-            WantedService(
-                service["name"], service["unit"], service["image"], service["level"], tuple(own), value
-            )
-        )
-    return Wanted(files, tuple(services), frozenset(names.values()))
-
-
-def observe(host: Host, wanted: Wanted) -> Found:
-    """Look at everything on the host that the release is about."""
-    owned = frozenset(json.loads(host.read(OWNED) or "[]"))
-    texts = {path: host.read(path) for path in {*wanted.files, *owned}}
-    files = {path: text for path, text in texts.items() if text is not None}
-    quadlets = (Path(path) for path in files if path.startswith(QUADLET_DIRECTORY))
-    units = frozenset(path.stem for path in quadlets if path.suffix == ".container")
-    containers = host.podman_json("ps", "--all", "--format=json", f"--filter=label={FINGERPRINT_LABEL}")
-    images = host.podman_json("image", "ls", "--format=json")
-    return Found(
-        files=files,
-        owned=owned & frozenset(files),
-        units=units,
-        fingerprints={
-            container["Labels"][UNIT_LABEL].removesuffix(".service"): container["Labels"][FINGERPRINT_LABEL]
-            for container in containers
-            if UNIT_LABEL in container["Labels"]
-        },
-        active=host.active_units(units),
-        images=frozenset(name for image in images for name in image.get("RepoDigests") or ()),
-        secrets=host.secrets(),
-    )
-
-
-def differences(wanted: Wanted, found: Found, plan: Plan) -> list[dict[str, str]]:
+def differences(wanted: Release, present: Release, plan: Plan) -> list[dict[str, str]]:
     """Return the file differences for ``--diff``, and one entry that shows the plan for the containers."""
+    before, after = present.files(), wanted.files()
     shown = [
-        difference(path, found.files.get(path, ""), wanted.files.get(path, ""))
-        for path in [*plan.write, *plan.delete]
+        difference(name, before.get(name, ""), after.get(name, "")) for name in [*plan.write, *plan.delete]
     ]
     actions = [
         f"{word} {unit}\n"
@@ -264,78 +216,6 @@ def differences(wanted: Wanted, found: Found, plan: Plan) -> list[dict[str, str]
     if actions:
         shown.append(difference("plan", "", "".join(actions)))
     return shown
-
-
-def pull(host: Host, plan: Plan) -> None:
-    """Fetch images before anything else changes; Podman checks their digests."""
-    for reference in plan.pull:
-        host.run(["podman", "pull", "--quiet", reference])
-
-
-def validate(host: Host, wanted: Wanted) -> None:
-    """Let the generator judge all units in a directory of their own before they are installed."""
-    with tempfile.TemporaryDirectory(prefix="memoryark-") as name:
-        for path, text in wanted.files.items():
-            if path.startswith(QUADLET_DIRECTORY):
-                (Path(name) / Path(path).name).write_text(text, encoding="utf-8")
-        host.run([QUADLET_GENERATOR, "-dryrun"], env={"QUADLET_UNIT_DIRS": name})
-
-
-def create_secrets(host: Host, plan: Plan, values: dict[str, str], names: dict[str, str]) -> None:
-    """Give Podman the versions that it does not have yet; values go through standard input only."""
-    for name, value in values.items():
-        if names[name] in plan.secrets:
-            host.run(["podman", "secret", "create", names[name], "-"], data=value)
-
-
-def stop(host: Host, units: tuple[str, ...]) -> None:
-    """Stop units that leave the release, while systemd still knows them."""
-    if units:
-        host.run(["systemctl", "stop", *(f"{unit}.service" for unit in units)])
-
-
-def install(host: Host, wanted: Wanted, found: Found, plan: Plan) -> None:
-    """Put the files in place; what is owned is noted before it exists, so that nothing is ever orphaned."""
-    host.write(OWNED, json.dumps(sorted({*wanted.files, *found.owned}), indent=1))
-    for path in plan.write:
-        host.write(path, wanted.files[path])
-    for path in plan.delete:
-        host.delete(path)
-    host.write(OWNED, json.dumps(sorted(wanted.files), indent=1))
-    host.run(["systemctl", "daemon-reload"])
-    for service in wanted.services:
-        state = host.unit_properties(f"{service.unit}.service", "LoadState")["LoadState"]
-        if state != "loaded":
-            raise HostError(f"systemd does not know {service.unit}.service (LoadState={state})")
-    host.run(["systemctl", "enable", TARGET])
-
-
-def start(host: Host, plan: Plan) -> None:
-    """Start level by level; ``systemctl`` returns when a container is healthy or has failed to be."""
-    units = [f"{unit}.service" for level in plan.levels for unit in level]
-    if units:
-        # A start limit that an earlier attempt ran into must not refuse this one.
-        host.run(["systemctl", "reset-failed", *units])
-    for level in plan.levels:
-        names = [f"{unit}.service" for unit in level]
-        try:
-            host.run(["systemctl", "restart", *names])
-        except HostError as error:
-            failed = sorted(set(level) - host.active_units(level)) or list(level)
-            logs = "\n".join(
-                f"--- last log of {unit} ---\n{host.journal(f'{unit}.service')}" for unit in failed
-            )
-            raise HostError(f"{', '.join(failed)} did not become healthy; {error}\n{logs}") from error
-    host.run(["systemctl", "start", TARGET])
-
-
-def remove_old_secrets(host: Host, names: dict[str, str]) -> None:
-    """Remove versions of secrets that no unit names any more."""
-    old = sorted(
-        name for name in host.secrets() if name.startswith(SECRET_PREFIX) and name not in names.values()
-    )
-    if old:
-        host.run(["podman", "secret", "rm", *old])
 
 
 def main() -> None:
@@ -358,6 +238,7 @@ def main() -> None:
                 },
             },
             "secrets": {"type": "dict", "default": {}, "no_log": True},
+            "monitor": {"type": "float", "default": 5.0},
         },
         supports_check_mode=True,
     )
@@ -366,7 +247,7 @@ def main() -> None:
         with alone():
             result = deploy(Host(module.run_command), module.params, module.check_mode)
         module.exit_json(**result)
-    except HostError as error:
+    except (HostError, OSError) as error:
         module.fail_json(msg=str(error))
 
 

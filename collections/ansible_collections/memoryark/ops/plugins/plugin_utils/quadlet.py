@@ -73,7 +73,7 @@ def escape(text: str) -> str:
 
 def quote(text: str) -> str:
     """Quote one word of a list for systemd (systemd.syntax(7), "Quoting")."""
-    if text and re.fullmatch(r"[A-Za-z0-9_@%+=:,./\-]+", text):
+    if text and re.fullmatch(r"[A-Za-z0-9_@%+=:,./{}\-]+", text):
         return escape(text)
     body = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escape(body)}"'
@@ -219,7 +219,10 @@ def _storage(service: Service, catalogue: Catalogue, root: str) -> Iterator[tupl
     for mount in service.mounts:
         options = ["ro" if mount.read_only else "rw", "nosuid", "nodev", "noexec"]
         if mount.kind == "config":
-            yield "Volume", _volume(f"{root}/config/{service.name}", mount.target, [*options, "idmap"])
+            yield (
+                "Volume",
+                _volume(f"{root}/config/{service.name}/{{config}}", mount.target, [*options, "idmap"]),
+            )
             continue
         volume = catalogue.volumes[mount.source]
         if volume.directory:

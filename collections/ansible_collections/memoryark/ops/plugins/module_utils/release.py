@@ -1,0 +1,140 @@
+# Copyright: memoryark-ops contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A release: everything that a host runs, as one value that can be compared, kept and brought back."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+FINGERPRINT_LABEL = "io.memoryark.fingerprint"
+SECRET_PREFIX = "memoryark-"  # noqa: S105 - the prefix of secrets' names
+_SECRET = re.compile(r"\{secret:([A-Za-z0-9_.-]+)\}")
+_CONFIG = "{config}"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One container of the release.
+
+    ``name`` is its unit's without suffix, ``text`` the Quadlet file, ``level`` orders starts, ``configs``
+    names the set of configuration files that it mounts, if any.
+    """
+
+    name: str
+    service: str
+    image: str
+    level: int
+    text: str
+    fingerprint: str
+    configs: str = ""
+
+
+@dataclass(frozen=True)
+class Release:
+    """Units of all kinds with the configuration files, by set and by path in it, that they read."""
+
+    units: tuple[Unit, ...] = ()
+    systemd: Mapping[str, str] = field(default_factory=dict)
+    configs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of its container units."""
+        return frozenset(unit.name for unit in self.units)
+
+    @property
+    def images(self) -> frozenset[str]:
+        """The references of its images."""
+        return frozenset(unit.image for unit in self.units)
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """The versions of secrets that its units name."""
+        return frozenset(name for unit in self.units for name in named_secrets(unit.text))
+
+    def files(self) -> dict[str, str]:
+        """Every text by a name that stays the same from release to release."""
+        shown = {f"{unit.name}.container": unit.text for unit in self.units} | dict(self.systemd)
+        for unit in self.units:
+            for path, text in self.configs.get(unit.configs, {}).items():
+                shown[f"config/{unit.service}/{path}"] = text
+        return shown
+
+    def to_json(self) -> str:
+        """Return it as kept on the host."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Release:
+        """Read what ``to_json`` wrote; raises ValueError, KeyError or TypeError for anything else."""
+        raw = json.loads(text)
+        return cls(tuple(Unit(**unit) for unit in raw["units"]), raw["systemd"], raw["configs"])
+
+
+def bind(params: Mapping[str, Any], secrets: Mapping[str, str]) -> Release:
+    """Return the release that the module's ``params`` describe, with its secrets' versions in place."""
+    units, configs = [], {}
+    for service in params["services"]:
+        text = bind_secrets(params["quadlets"][f"{service['unit']}.container"], secrets)
+        files = params["configs"].get(service["name"], {})
+        set_name = ""
+        if files:
+            # Named by its content: an earlier release keeps the very files that it ran on.
+            content = fingerprint(part for item in sorted(files.items()) for part in item)[:16]
+            set_name = f"{service['name']}/{content}"
+            configs[set_name] = dict(files)
+            text = text.replace(_CONFIG, content)
+        value = fingerprint([text])
+        units.append(
+            Unit(
+                service["unit"],
+                service["name"],
+                service["image"],
+                service["level"],
+                label_unit(text, value),
+                value,
+                set_name,
+            )
+        )
+    return Release(tuple(units), dict(params["systemd_units"]), configs)
+
+
+def secret_version(key: bytes, value: str) -> str:
+    """Return a short name for a secret's value that tells nothing about it without the host's ``key``."""
+    return hmac.new(key, value.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def secret_names(versions: Mapping[str, str]) -> dict[str, str]:
+    """Return the name under which Podman keeps each secret in its present version."""
+    return {name: f"{SECRET_PREFIX}{name}-{version}" for name, version in versions.items()}
+
+
+def bind_secrets(text: str, names: Mapping[str, str]) -> str:
+    """Put the names of the present versions where a unit says ``{secret:NAME}``; raises KeyError."""
+    return _SECRET.sub(lambda match: names[match[1]], text)
+
+
+def named_secrets(text: str) -> list[str]:
+    """Return the names of the secrets' versions that a unit mounts or gets as variables."""
+    lines = (line.partition("=") for line in text.splitlines())
+    return [value.partition(",")[0] for key, _equals, value in lines if key == "Secret"]
+
+
+def fingerprint(texts: Iterable[str]) -> str:
+    """Return one hash over texts and the boundaries between them."""
+    digest = hashlib.sha256()
+    for text in texts:
+        encoded = text.encode()
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    return digest.hexdigest()
+
+
+def label_unit(text: str, value: str) -> str:
+    """Write the fingerprint into the ``[Container]`` section, so that the container itself carries it."""
+    return text.replace("\n[Container]\n", f"\n[Container]\nLabel={FINGERPRINT_LABEL}={value}\n", 1)

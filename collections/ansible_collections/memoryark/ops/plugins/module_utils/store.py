@@ -1,0 +1,116 @@
+# Copyright: memoryark-ops contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The releases that a host keeps, and which of them it boots.
+
+Each release is a numbered directory. What the host boots is one symbolic link to one of them, so that a
+change of release is one rename: whenever the power goes, the host has the one or the other, whole.
+The directory is below /etc because systemd's generators run before other file systems are there.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+
+from ansible_collections.memoryark.ops.plugins.module_utils.host import Host
+from ansible_collections.memoryark.ops.plugins.module_utils.release import Release
+
+STORE = "/etc/memoryark"
+CURRENT = f"{STORE}/current"
+RELEASES = f"{STORE}/releases"
+TARGET = "memoryark.target"
+KEPT = 5
+# Written as the last file of a release: a directory without it is not one.
+MANIFEST = "release.json"
+# Present in releases that were proven healthy once.
+PROVEN = "proven"
+
+_SET = re.compile(r"[0-9a-f]{16}")
+_SYSTEMD = "/etc/systemd/system"
+_QUADLET = "/etc/containers/systemd/memoryark"
+
+
+class Store:
+    """Keeps releases on ``host``; ``configs`` is the directory of configuration files."""
+
+    def __init__(self, host: Host, configs: str) -> None:
+        self._host = host
+        self._configs = configs
+
+    def current(self) -> int | None:
+        """Return the number of the release that the host boots, None before the first."""
+        link = self._host.read_link(CURRENT)
+        return int(PurePosixPath(link).name) if link else None
+
+    def load(self, number: int | None) -> Release:
+        """Return a kept release, an empty one for None."""
+        text = None if number is None else self._host.read(f"{RELEASES}/{number}/{MANIFEST}")
+        return Release() if text is None else Release.from_json(text)
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of all releases that are there, also of those that failed."""
+        return sorted(int(name) for name in self._host.list(RELEASES) if name.isdigit())
+
+    def proven(self) -> list[int]:
+        """Return the numbers of the releases that were healthy once, oldest first."""
+        return [number for number in self.numbers() if self._host.read(f"{RELEASES}/{number}/{PROVEN}")]
+
+    def directory(self, number: int) -> str:
+        """Return where the Quadlet units of a release are."""
+        return f"{RELEASES}/{number}/quadlet"
+
+    def files(self, number: int, release: Release) -> dict[str, dict[str, str]]:
+        """Return texts by path, grouped by the unit or the set of configuration that they belong to."""
+        own: dict[str, dict[str, str]] = {}
+        for unit in release.units:
+            own[unit.name] = {f"{self.directory(number)}/{unit.name}.container": unit.text}
+        for name, text in release.systemd.items():
+            own[name] = {f"{RELEASES}/{number}/systemd/{name}": text}
+        for name, files in release.configs.items():
+            own[name] = {f"{self._configs}/{name}/{path}": text for path, text in files.items()}
+        return own
+
+    def damaged(self, number: int | None, release: Release) -> frozenset[str]:
+        """Return the names of units and sets of configuration that are not as they were written."""
+        if number is None:
+            return frozenset()
+        return frozenset(
+            name
+            for name, texts in self.files(number, release).items()
+            if any(self._host.read(path) != text for path, text in texts.items())
+        )
+
+    def stage(self, release: Release) -> int:
+        """Write a release beside the others, where nothing reads it yet; return its number."""
+        current = self.current()
+        same = current is not None and self.load(current) == release
+        number = current if same and current is not None else max(self.numbers(), default=0) + 1
+        for texts in self.files(number, release).values():
+            for path, text in texts.items():
+                if self._host.read(path) != text:
+                    self._host.write(path, text)
+        self._host.write(f"{RELEASES}/{number}/{MANIFEST}", release.to_json())
+        return number
+
+    def commit(self, number: int, release: Release) -> None:
+        """Make it the release that the host boots."""
+        self._host.write(f"{RELEASES}/{number}/{PROVEN}", "yes\n")
+        self._host.link(CURRENT, f"releases/{number}")
+        # These never change again: they lead through the link above.
+        self._host.link(_QUADLET, f"{CURRENT}/quadlet")
+        for name in release.systemd:
+            self._host.link(f"{_SYSTEMD}/{name}", f"{CURRENT}/systemd/{name}")
+        self._host.link(f"{_SYSTEMD}/multi-user.target.wants/{TARGET}", f"{_SYSTEMD}/{TARGET}")
+
+    def prune(self) -> frozenset[str]:
+        """Delete all but the present release and the last proven ones; return the secrets that those name."""
+        kept = set(self.proven()[-KEPT:]) | {self.current()}
+        for number in set(self.numbers()) - kept:
+            self._host.delete_tree(f"{RELEASES}/{number}")
+        releases = [self.load(number) for number in kept]
+        sets = {name for release in releases for name in release.configs}
+        for service in self._host.list(self._configs):
+            for content in self._host.list(f"{self._configs}/{service}"):
+                if _SET.fullmatch(content) and f"{service}/{content}" not in sets:
+                    self._host.delete_tree(f"{self._configs}/{service}/{content}")
+        return frozenset(secret for release in releases for secret in release.secrets)

@@ -1,0 +1,200 @@
+# Copyright: memoryark-ops contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Brings a release to a host as one transaction.
+
+Units of the new release are tried from /run, where systemd prefers them and where no boot finds them: until
+the release is proven, a power cut at any moment boots the one before it, whole. What makes it the release of
+the host is one rename at the end.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ansible_collections.memoryark.ops.plugins.module_utils.host import (
+    QUADLET_GENERATOR,
+    UNIT_LABEL,
+    Host,
+    HostError,
+)
+from ansible_collections.memoryark.ops.plugins.module_utils.plan import Found, Plan, make_plan
+from ansible_collections.memoryark.ops.plugins.module_utils.release import (
+    FINGERPRINT_LABEL,
+    SECRET_PREFIX,
+    Release,
+)
+from ansible_collections.memoryark.ops.plugins.module_utils.store import TARGET, Store
+
+TRIAL = "/run/systemd/system"
+_POLL = 1.0
+
+
+def observe(host: Host, store: Store) -> Found:
+    """Look at everything on the host that releases are about."""
+    number = store.current()
+    release = store.load(number)
+    containers = host.podman_json("ps", "--all", "--format=json", f"--filter=label={FINGERPRINT_LABEL}")
+    fingerprints = {
+        container["Labels"][UNIT_LABEL].removesuffix(".service"): container["Labels"][FINGERPRINT_LABEL]
+        for container in containers
+        if UNIT_LABEL in container["Labels"]
+    }
+    trial = trial_units(host)
+    images = host.podman_json("image", "ls", "--format=json")
+    return Found(
+        release=release,
+        damaged=store.damaged(number, release),
+        fingerprints=fingerprints,
+        active=host.active_units({*fingerprints, *release.names, *trial}),
+        images=frozenset(name for image in images for name in image.get("RepoDigests") or ()),
+        secrets=host.secrets(),
+        trial=trial,
+    )
+
+
+def bring(
+    host: Host, store: Store, wanted: Release, plan: Plan, *, values: Mapping[str, str], monitor: float
+) -> int:
+    """Carry out ``plan``; return the release's number. ``values`` are secrets by the names of their versions.
+
+    The new release must stay healthy for ``monitor`` seconds. Raises HostError, with the release before it
+    back in place, when anything fails.
+    """
+    for reference in plan.pull:
+        host.run(["podman", "pull", "--quiet", reference])
+    for name in plan.secrets:
+        host.run(["podman", "secret", "create", name, "-"], data=values[name])
+    number = store.stage(wanted)
+    services = generate(host, store.directory(number), wanted)
+    try:
+        begin_trial(host, services | dict(wanted.systemd))
+        perform(host, plan)
+        watch(host, plan.touched, monitor)
+    except HostError as error:
+        raise HostError(f"{error}\n{roll_back(host, store, wanted)}") from error
+    store.commit(number, wanted)
+    end_trial(host)
+    host.run(["systemctl", "start", TARGET])
+    remove_secrets(host, store.prune())
+    return number
+
+
+def generate(host: Host, directory: str, release: Release) -> dict[str, str]:
+    """Return the services that Quadlet makes of a directory of units; raises HostError if it refuses one."""
+    with tempfile.TemporaryDirectory(prefix="memoryark-") as name:
+        environment = {"QUADLET_UNIT_DIRS": str(host.path(directory))}
+        host.run([QUADLET_GENERATOR, "-no-kmsg-log", name], env=environment)
+        made = {path.name: path.read_text(encoding="utf-8") for path in Path(name).glob("*.service")}
+    missing = sorted(unit for unit in release.names if f"{unit}.service" not in made)
+    if missing:
+        raise HostError(f"Quadlet makes no service of {', '.join(missing)}")
+    return made
+
+
+def begin_trial(host: Host, units: Mapping[str, str]) -> None:
+    """Let systemd use these units until the next boot, instead of those of the release that it boots."""
+    for name in host.list(TRIAL):
+        if name.startswith("memoryark") and name not in units:
+            host.delete(f"{TRIAL}/{name}")
+    for name, text in units.items():
+        host.write(f"{TRIAL}/{name}", text)
+    host.run(["systemctl", "daemon-reload"])
+
+
+def end_trial(host: Host) -> None:
+    """Let systemd use the units of the release that the host boots."""
+    for name in host.list(TRIAL):
+        if name.startswith("memoryark"):
+            host.delete(f"{TRIAL}/{name}")
+    host.run(["systemctl", "daemon-reload"])
+
+
+def trial_units(host: Host) -> frozenset[str]:
+    """Return the containers' units that a run left which did not end."""
+    services = (name for name in host.list(TRIAL) if name.endswith(".service"))
+    return frozenset(name.removesuffix(".service") for name in services if name.startswith("memoryark-"))
+
+
+def perform(host: Host, plan: Plan) -> None:
+    """Stop what leaves, then start level by level, each until all are healthy or one failed."""
+    stop(host, plan.remove)
+    if plan.touched:
+        # A start limit that an earlier attempt ran into must not refuse this one.
+        host.run(["systemctl", "reset-failed", *as_services(plan.touched)])
+    for level in plan.levels:
+        try:
+            host.run(["systemctl", "restart", *as_services(level)])
+        except HostError as error:
+            failed = sorted(set(level) - host.active_units(level)) or list(level)
+            raise HostError(
+                f"{', '.join(failed)} did not become healthy; {error}\n{logs(host, failed)}"
+            ) from error
+
+
+def stop(host: Host, units: Iterable[str]) -> None:
+    """Stop units that leave the release, and remove what containers they left."""
+    names = as_services(units)
+    states = host.unit_states(units, "LoadState", "ActiveState")
+    known = [
+        name
+        for name, state in states.items()
+        if state["LoadState"] == "loaded" or state["ActiveState"] != "inactive"
+    ]
+    if known:
+        host.run(["systemctl", "stop", *as_services(known)])
+    for name in names:
+        host.run(["podman", "rm", "--force", f"--filter=label={UNIT_LABEL}={name}"])
+
+
+def watch(host: Host, units: Iterable[str], seconds: float) -> None:
+    """Raise HostError if one of ``units`` fails or is started again within ``seconds``."""
+    names = sorted(units)
+    if not names:
+        return
+    before = host.unit_states(names, "ActiveState", "InvocationID")
+    deadline = time.monotonic() + seconds
+    while True:
+        now = host.unit_states(names, "ActiveState", "InvocationID")
+        failed = [name for name in names if now[name] != before[name] or now[name]["ActiveState"] != "active"]
+        if failed:
+            raise HostError(
+                f"{', '.join(failed)} became healthy and failed within {seconds:g} s\n{logs(host, failed)}"
+            )
+        if time.monotonic() >= deadline:
+            return
+        time.sleep(min(_POLL, seconds))
+
+
+def roll_back(host: Host, store: Store, failed: Release) -> str:
+    """Put back the release that the host boots; return what became of it."""
+    number = store.current()
+    previous = store.load(number)
+    try:
+        stop(host, failed.names - previous.names)
+        end_trial(host)
+        perform(host, make_plan(previous, observe(host, store)))
+    except HostError as error:
+        return f"Release {number} could not be put back: {error}"
+    if number is None:
+        return "There was no release before it; its containers were stopped."
+    return f"Release {number} is back and healthy."
+
+
+def remove_secrets(host: Host, kept: frozenset[str]) -> None:
+    """Remove versions of secrets that no kept release names."""
+    old = sorted(name for name in host.secrets() if name.startswith(SECRET_PREFIX) and name not in kept)
+    if old:
+        host.run(["podman", "secret", "rm", *old])
+
+
+def as_services(units: Iterable[str]) -> list[str]:
+    """Return names of units as systemctl takes them."""
+    return [f"{unit}.service" for unit in sorted(units)]
+
+
+def logs(host: Host, units: Iterable[str]) -> str:
+    """Return the last log of units, for the message about a failure."""
+    return "\n".join(f"--- last log of {unit} ---\n{host.journal(f'{unit}.service')}" for unit in units)

@@ -1,0 +1,229 @@
+"""A host in memory: files below a directory, and just enough of systemd, Quadlet and Podman to deploy to."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.memoryark.ops.plugins.module_utils.host import UNIT_LABEL, Host
+from ansible_collections.memoryark.ops.plugins.module_utils.release import FINGERPRINT_LABEL
+
+QUADLETS = "etc/containers/systemd/memoryark"
+TRIAL = "run/systemd/system"
+
+
+class PowerCutError(BaseException):
+    """The host is gone; nothing of the program that ran on it catches this."""
+
+
+class Machine:
+    """Answers the commands of the modules as a real host does.
+
+    Containers of images in ``broken`` never become healthy, those in ``fragile`` fail when they are looked
+    at again. ``power`` counts down with every command and every change of a file; at zero the plug is pulled.
+    """
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.loaded: dict[str, str] = {}
+        self.containers: dict[str, str] = {}
+        self.images: set[str] = set()
+        self.secrets: dict[str, str] = {}
+        self.broken: set[str] = set()
+        self.fragile: set[str] = set()
+        self.starts: dict[str, int] = {}
+        self.log: list[str] = []
+        self.power = -1
+
+    def host(self) -> Host:
+        """A connection to it."""
+        return _PoweredHost(self)
+
+    def tick(self) -> None:
+        """Use power; raises PowerCutError when it is used up."""
+        if self.power == 0:
+            raise PowerCutError
+        self.power -= 1
+
+    def running(self) -> dict[str, str]:
+        """The texts of the units that run now, by name."""
+        return dict(self.containers)
+
+    def cut_power(self) -> None:
+        """Lose what is in memory and boot again."""
+        self.power = -1
+        self.containers.clear()
+        self.loaded.clear()
+        shutil.rmtree(self.base / TRIAL, ignore_errors=True)
+        self.daemon_reload()
+        for unit, text in self.loaded.items():
+            if image(text) not in self.broken:
+                self.containers[unit] = text
+
+    def __call__(
+        self,
+        argv: Sequence[str],
+        data: str | None = None,
+        environ_update: dict[str, str] | None = None,
+        **_: Any,
+    ) -> tuple[int, str, str]:
+        self.tick()
+        words = [word for word in argv if not word.startswith("--")]
+        self.log.append(" ".join(words))
+        if Path(argv[0]).name == "quadlet":
+            return self.quadlet(Path((environ_update or {})["QUADLET_UNIT_DIRS"]), Path(argv[-1]))
+        method = getattr(
+            self,
+            "_".join(words[:3] if words[1] in {"secret", "image"} else words[:2]).replace("-", "_"),
+            None,
+        )
+        assert method is not None, f"the machine does not know {argv}"
+        rest = words[3:] if words[1] in {"secret", "image"} else words[2:]
+        options = [word for word in argv if word.startswith("--")]
+        answer = method(rest, options, data)
+        return answer if isinstance(answer, tuple) else (0, answer or "", "")
+
+    def quadlet(self, source: Path, target: Path) -> tuple[int, str, str]:
+        for file in source.glob("*.container"):
+            text = file.read_text()
+            if "Memory=" in text:
+                return 1, "", f"unsupported key 'Memory' in group 'Container' in {file}"
+            (target / f"{file.stem}.service").write_text(text)
+        return 0, "", ""
+
+    def daemon_reload(self) -> None:
+        link = self.base / QUADLETS
+        # The link is absolute on the host.
+        quadlets = self.base / str(link.readlink()).lstrip("/") if link.is_symlink() else link
+        self.loaded = {file.stem: file.read_text() for file in quadlets.glob("*.container")}
+        self.loaded |= {file.stem: file.read_text() for file in (self.base / TRIAL).glob("*.service")}
+
+    # --- systemctl
+
+    def systemctl_daemon_reload(self, *_: Any) -> None:
+        self.daemon_reload()
+
+    def systemctl_reset_failed(self, *_: Any) -> None:
+        pass
+
+    def systemctl_start(self, *_: Any) -> None:
+        pass
+
+    def systemctl_restart(self, names: list[str], *_: Any) -> tuple[int, str, str]:
+        failed = []
+        for name in names:
+            unit = name.removesuffix(".service")
+            self.containers.pop(unit, None)
+            text = self.loaded[unit]
+            assert image(text) in self.images, "units never pull"
+            self.starts[unit] = self.starts.get(unit, 0) + 1
+            if image(text) in self.broken:
+                failed.append(name)
+            else:
+                self.containers[unit] = text
+        return (1, "", f"Job for {failed[0]} failed.") if failed else (0, "", "")
+
+    def systemctl_stop(self, names: list[str], *_: Any) -> None:
+        for name in names:
+            self.containers.pop(name.removesuffix(".service"), None)
+
+    def systemctl_show(self, names: list[str], *_: Any) -> str:
+        blocks = []
+        for name in names:
+            unit = name.removesuffix(".service")
+            text = self.containers.get(unit)
+            blocks.append(
+                f"Id={name}\nLoadState={'loaded' if unit in self.loaded else 'not-found'}\n"
+                f"ActiveState={'active' if text else 'inactive'}\nInvocationID={self.starts.get(unit, 0)}\n"
+            )
+            if text and image(text) in self.fragile:
+                self.starts[unit] = self.starts.get(unit, 0) + 1
+        return "\n".join(blocks)
+
+    def journalctl(self, *_: Any) -> str:
+        return ""
+
+    # --- podman
+
+    def podman_ps(self, *_: Any) -> str:
+        return json.dumps(
+            [
+                {"Labels": {UNIT_LABEL: f"{unit}.service", FINGERPRINT_LABEL: label(text)}}
+                for unit, text in self.containers.items()
+            ]
+        )
+
+    def podman_rm(self, _names: list[str], options: list[str], _data: Any) -> None:
+        unit = options[-1].rpartition("=")[2].removesuffix(".service")
+        self.containers.pop(unit, None)
+
+    def podman_pull(self, names: list[str], *_: Any) -> tuple[int, str, str]:
+        if "missing" in names[0]:
+            return 125, "", "manifest unknown"
+        self.images.add(names[0])
+        return 0, "", ""
+
+    def podman_image_ls(self, *_: Any) -> str:
+        return json.dumps([{"RepoDigests": [name]} for name in sorted(self.images)])
+
+    def podman_secret_ls(self, *_: Any) -> str:
+        return "\n".join(self.secrets)
+
+    def podman_secret_create(self, names: list[str], _options: Any, data: str) -> None:
+        assert names[0] not in self.secrets
+        self.secrets[names[0]] = data
+
+    def podman_secret_rm(self, names: list[str], *_: Any) -> None:
+        for name in names:
+            del self.secrets[name]
+
+
+class _PoweredHost(Host):
+    """Changes of files use power, too."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine, machine.base)
+        self._machine = machine
+
+    @property
+    def has_podman(self) -> bool:
+        return True
+
+    def write(self, name: str, text: str, mode: int = 0o644) -> None:
+        self._machine.tick()
+        super().write(name, text, mode)
+
+    def link(self, name: str, target: str) -> None:
+        self._machine.tick()
+        super().link(name, target)
+
+    def delete(self, name: str) -> None:
+        self._machine.tick()
+        super().delete(name)
+
+    def delete_tree(self, name: str) -> None:
+        self._machine.tick()
+        super().delete_tree(name)
+
+    def journal(self, unit: str, lines: int = 30) -> str:
+        return f"the last {lines} lines of {unit}"
+
+
+def image(text: str) -> str:
+    """The image of a unit."""
+    return _value("Image", text)
+
+
+def label(text: str) -> str:
+    """The fingerprint that a unit gives its container."""
+    return _value(f"Label={FINGERPRINT_LABEL}", text)
+
+
+def _value(key: str, text: str) -> str:
+    found = re.search(rf"^{re.escape(key)}=(.*)$", text, re.M)
+    assert found is not None
+    return found[1]

@@ -1,0 +1,238 @@
+"""A release comes whole or not at all, wherever it is stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.memoryark.ops.plugins.module_utils.host import HostError
+from ansible_collections.memoryark.ops.plugins.modules.release import deploy
+from machine import Machine, PowerCutError, image
+
+ROOT = "/srv/ark"
+
+
+def release(value: str = "first", **images: str) -> dict[str, Any]:
+    """Parameters of the module: services a, b, ... in a chain, of these images."""
+    names = sorted(images)
+    return {
+        "root": ROOT,
+        "quadlets": {f"memoryark-{name}.container": unit(name, images[name]) for name in names},
+        "systemd_units": {"memoryark.target": "[Unit]\n"},
+        "configs": {"a": {"a.conf": f"image {images['a']}\n"}} if "a" in images else {},
+        "services": [
+            {
+                "name": name,
+                "unit": f"memoryark-{name}",
+                "image": f"r.test/{images[name]}@sha256:0",
+                "level": level,
+            }
+            for level, name in enumerate(names)
+        ],
+        "secrets": {"token": value},
+        "monitor": 0.0,
+    }
+
+
+def unit(name: str, version: str) -> str:
+    config = f"Volume={ROOT}/config/a/{{config}}:/etc/a\n" if name == "a" else ""
+    return (
+        f"[Unit]\n\n[Container]\nImage=r.test/{version}@sha256:0\nSecret={{secret:token}},type=env\n{config}"
+    )
+
+
+def versions(machine: Machine) -> dict[str, str]:
+    """What runs: version by service."""
+    return {
+        name.removeprefix("memoryark-"): image(text).removeprefix("r.test/").removesuffix("@sha256:0")
+        for name, text in machine.running().items()
+    }
+
+
+OLD = {"a": "a1", "b": "b1", "c": "c1"}
+NEW = {"a": "a2", "b": "b1", "d": "d1"}
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    made = Machine(tmp_path)
+    deploy(made.host(), release(**OLD), check=False)
+    made.starts.clear()
+    made.log.clear()
+    return made
+
+
+def test_a_first_release_runs_and_survives_a_boot(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    result = deploy(machine.host(), release(**OLD), check=False)
+    assert (result["changed"], result["release"]) == (True, 1)
+    assert versions(machine) == OLD
+    machine.cut_power()
+    assert versions(machine) == OLD
+
+
+def test_the_same_release_again_changes_nothing(machine: Machine) -> None:
+    result = deploy(machine.host(), release(**OLD), check=False)
+    assert result["changed"] is False
+    assert machine.starts == {}
+    assert not [
+        command
+        for command in machine.log
+        if "show" not in command and " ls" not in command and "ps" not in command
+    ]
+
+
+def test_only_what_changed_is_started_and_what_left_is_gone(machine: Machine) -> None:
+    result = deploy(machine.host(), release(**NEW), check=False)
+    assert result["release"] == 2
+    assert result["plan"]["restart"] == ["memoryark-a"]
+    assert result["plan"]["create"] == ["memoryark-d"]
+    assert result["plan"]["remove"] == ["memoryark-c"]
+    assert set(machine.starts) == {"memoryark-a", "memoryark-d"}
+    assert versions(machine) == NEW
+    machine.cut_power()
+    assert versions(machine) == NEW
+
+
+def test_check_mode_only_looks(machine: Machine) -> None:
+    before = sorted(path for path in machine.base.rglob("*"))
+    result = deploy(machine.host(), release(**NEW), check=True)
+    assert result["changed"] is True
+    assert sorted(path for path in machine.base.rglob("*")) == before
+    assert versions(machine) == OLD
+
+
+def test_a_new_secret_restarts_those_that_use_it_and_its_old_version_stays_for_a_rollback(
+    machine: Machine,
+) -> None:
+    deploy(machine.host(), release(value="second", **OLD), check=False)
+    assert set(machine.starts) == {f"memoryark-{name}" for name in OLD}
+    assert sorted(machine.secrets.values()) == ["first", "second"]
+
+
+@pytest.mark.parametrize("how", ["broken", "fragile"])
+def test_a_release_that_fails_leaves_the_one_before(machine: Machine, how: str) -> None:
+    getattr(machine, how).add("r.test/d1@sha256:0")
+    with pytest.raises(HostError, match=r"memoryark-d.*\n(.*\n)*Release 1 is back and healthy"):
+        deploy(machine.host(), release(**NEW), check=False)
+    assert versions(machine) == OLD
+    machine.cut_power()
+    assert versions(machine) == OLD
+
+
+def test_a_failed_release_names_the_log(machine: Machine) -> None:
+    machine.broken.add("r.test/d1@sha256:0")
+    with pytest.raises(HostError, match=r"the last 30 lines of memoryark-d\.service"):
+        deploy(machine.host(), release(**NEW), check=False)
+
+
+def test_a_first_release_that_fails_leaves_nothing_running(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.broken.add("r.test/b1@sha256:0")
+    with pytest.raises(HostError, match="no release before it"):
+        deploy(machine.host(), release(**OLD), check=False)
+    assert versions(machine) == {}
+    machine.broken.clear()
+    deploy(machine.host(), release(**OLD), check=False)
+    assert versions(machine) == OLD
+
+
+@pytest.mark.parametrize("fault", ["unit", "image"])
+def test_what_can_be_known_before_is_known_before_anything_stops(machine: Machine, fault: str) -> None:
+    params = release(**NEW, e="missing" if fault == "image" else "e1")
+    if fault == "unit":
+        params["quadlets"]["memoryark-e.container"] += "Memory=5\n"
+    with pytest.raises(HostError, match="unsupported key" if fault == "unit" else "manifest unknown"):
+        deploy(machine.host(), params, check=False)
+    assert machine.starts == {}
+    assert versions(machine) == OLD
+
+
+def test_a_file_changed_by_hand_is_put_right_and_its_reader_started_again(machine: Machine) -> None:
+    file = next((machine.base / "srv/ark/config/a").rglob("a.conf"))
+    file.write_text("mine\n")
+    result = deploy(machine.host(), release(**OLD), check=False)
+    assert result["plan"]["write"] == ["config/a/a.conf"]
+    assert result["release"] == 1
+    assert file.read_text() == "image a1\n"
+    assert set(machine.starts) == {"memoryark-a"}
+
+
+def test_a_container_that_stopped_is_started(machine: Machine) -> None:
+    machine.containers.pop("memoryark-b")
+    assert deploy(machine.host(), release(**OLD), check=False)["plan"]["start"] == ["memoryark-b"]
+    assert versions(machine) == OLD
+
+
+def test_old_releases_are_deleted_and_those_for_a_rollback_stay(machine: Machine) -> None:
+    for number in range(2, 9):
+        deploy(machine.host(), release(**(OLD | {"a": f"a{number}"})), check=False)
+    kept = sorted(path.name for path in (machine.base / "etc/memoryark/releases").iterdir())
+    assert kept == ["4", "5", "6", "7", "8"]
+    assert len(list((machine.base / "srv/ark/config/a").iterdir())) == 5
+
+
+def operations(tmp_path: Path) -> int:
+    """How many commands and changes of files the second release takes."""
+    machine = Machine(tmp_path)
+    deploy(machine.host(), release(**OLD), check=False)
+    machine.power = 10**6
+    deploy(machine.host(), release(value="second", **NEW), check=False)
+    return 10**6 - machine.power
+
+
+@pytest.mark.parametrize("boot", [True, False], ids=["power cut", "killed"])
+def test_a_release_may_be_interrupted_anywhere(tmp_path: Path, boot: bool) -> None:
+    """After a power cut the host runs one release, whole; the next run then comes to its end."""
+    total = operations(tmp_path / "count")
+    assert total > 30
+    for step in range(total):
+        machine = Machine(tmp_path / str(step))
+        deploy(machine.host(), release(**OLD), check=False)
+        machine.power = step
+        with pytest.raises(PowerCutError):
+            deploy(machine.host(), release(value="second", **NEW), check=False)
+        machine.power = -1
+        if boot:
+            machine.cut_power()
+            assert versions(machine) in (OLD, NEW), f"after {step} operations"
+        deploy(machine.host(), release(value="second", **NEW), check=False)
+        assert versions(machine) == NEW, f"after {step} operations"
+        assert deploy(machine.host(), release(value="second", **NEW), check=False)["changed"] is False
+        machine.cut_power()
+        assert versions(machine) == NEW
+
+
+def test_a_return_to_the_old_release_after_an_interruption(tmp_path: Path) -> None:
+    """Whoever takes the new release back after it was interrupted gets the old one, whole."""
+    total = operations(tmp_path / "count")
+    for step in range(total):
+        machine = Machine(tmp_path / str(step))
+        deploy(machine.host(), release(**OLD), check=False)
+        machine.power = step
+        with pytest.raises(PowerCutError):
+            deploy(machine.host(), release(value="second", **NEW), check=False)
+        machine.power = -1
+        deploy(machine.host(), release(**OLD), check=False)
+        assert versions(machine) == OLD, f"after {step} operations"
+        machine.cut_power()
+        assert versions(machine) == OLD
+
+
+def test_a_failed_release_may_be_interrupted_while_it_is_taken_back(tmp_path: Path) -> None:
+    step, interrupted = 0, True
+    while interrupted:
+        machine = Machine(tmp_path / str(step))
+        deploy(machine.host(), release(**OLD), check=False)
+        machine.broken.add("r.test/d1@sha256:0")
+        machine.power = step
+        try:
+            deploy(machine.host(), release(value="second", **NEW), check=False)
+        except PowerCutError:
+            machine.cut_power()
+            assert versions(machine) == OLD, f"after {step} operations"
+        except HostError:
+            interrupted = False
+        step += 1
+    assert step > 30
