@@ -111,13 +111,24 @@ def test_a_set_of_configuration_is_named_by_its_content() -> None:
         "quadlets": {"memoryark-a.container": "[Unit]\n\n[Container]\nVolume=/srv/a/{config}:/etc/a\n"},
         "configs": {"a": {"a.conf": "one"}},
         "systemd_units": {},
-        "services": [{"name": "a", "unit": "memoryark-a", "image": "i", "level": 0}],
+        "services": [
+            {
+                "name": "a",
+                "unit": "memoryark-a",
+                "image": "i",
+                "level": 0,
+                "monitor": 5.0,
+                "live": False,
+                "check": ["check", "/srv/a/{config}"],
+            }
+        ],
     }
     first = bind(params, {})
     second = bind({**params, "configs": {"a": {"a.conf": "two"}}}, {})
     assert first.units[0].fingerprint != second.units[0].fingerprint
     (name,) = first.configs
     assert f"Volume=/srv/{name}:/etc/a" in first.units[0].text
+    assert first.units[0].check == ("check", f"/srv/{name}")
     assert set(first.configs).isdisjoint(second.configs)
 
 

@@ -11,6 +11,7 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.quadlet import (
     LATER_KEYS,
     quote,
     refused_keys,
+    render_check,
     render_units,
 )
 from ansible_collections.memoryark.ops.plugins.plugin_utils.schema import load_schema
@@ -102,6 +103,47 @@ CASES: list[tuple[str, dict[str, Any], str, list[str]]] = [
 def test_key(key: str, change: dict[str, Any], section: str, lines: list[str]) -> None:
     unit = rendered(**change)
     assert [line for line in lines if line not in unit[section]] == []
+
+
+LIVE = {
+    "volumes": ["./app/config:/etc/app:ro"],
+    "container_name": "one",
+    "tmpfs": ["/tmp"],
+    "environment": {"A": "1"},
+    "secrets": ["key"],
+    "x-memoryark": {"config": {"check": ["app", "--check"], "reload_signal": "SIGHUP"}},
+}
+
+
+def test_configuration_that_is_read_anew_has_a_place_where_it_can_change() -> None:
+    unit = rendered(**LIVE)
+    assert "Volume=/run/memoryark/config/app:/etc/app:ro,nosuid,nodev,noexec,idmap" in unit["Container"]
+    assert unit["Service"][-3:] == [
+        "ExecStartPre=/usr/bin/mkdir --parents /run/memoryark/config/app",
+        "ExecStartPre=/usr/bin/cp --recursive --update=none /srv/ark/config/app/{config}/. /run/memoryark/config/app",
+        "ExecReload=/usr/bin/podman kill --signal=SIGHUP one",
+    ]
+
+
+def test_a_program_checks_its_configuration_as_the_service_would_see_it() -> None:
+    service = build_catalogue(sources({"app": smallest(**LIVE)}, secrets={"key"})).services["app"]
+    command = render_check(service, "/srv/ark")
+    assert command[:3] == ["podman", "run", "--rm"]
+    assert command[-3:] == ["--entrypoint=app", f"registry.test/app{DIGEST}", "--check"]
+    assert {
+        "--network=none",
+        "--uidmap=0:100000:65536",
+        "--tmpfs=/tmp",
+        "--env=A=1",
+        "--secret={secret:key},type=mount,target=key,uid=0,gid=0,mode=0400",
+        "--volume=/srv/ark/config/app/{config}:/etc/app:ro,nosuid,nodev,noexec,idmap",
+    } <= set(command)
+
+
+@pytest.mark.parametrize("change", [{}, {"volumes": LIVE["volumes"]}])
+def test_no_check_where_there_is_nothing_to_check(change: dict[str, Any]) -> None:
+    service = build_catalogue(sources({"app": smallest(**change)})).services["app"]
+    assert render_check(service, "/srv/ark") == []
 
 
 # They say something about the image or to other tools, not about the unit.

@@ -13,33 +13,49 @@ from machine import Machine, PowerCutError, image
 ROOT = "/srv/ark"
 
 
-def release(value: str = "first", **images: str) -> dict[str, Any]:
-    """Parameters of the module: services a, b, ... in a chain, of these images."""
+def release(value: str = "first", text: str = "one", **images: str) -> dict[str, Any]:
+    """Parameters of the module: services a, b, ... in a chain, of these images.
+
+    ``value`` is the secret of all of them. ``a`` has a file of configuration with its image's name, ``b``
+    one with ``text`` which it reads anew when it is told to.
+    """
     names = sorted(images)
     return {
         "root": ROOT,
         "quadlets": {f"memoryark-{name}.container": unit(name, images[name]) for name in names},
         "systemd_units": {"memoryark.target": "[Unit]\n"},
-        "configs": {"a": {"a.conf": f"image {images['a']}\n"}} if "a" in images else {},
+        "configs": {"a": {"a.conf": f"image {images.get('a')}\n"}, "b": {"b.conf": text}},
         "services": [
             {
                 "name": name,
                 "unit": f"memoryark-{name}",
                 "image": f"r.test/{images[name]}@sha256:0",
                 "level": level,
+                "monitor": 0.0,
+                "live": name == "b",
+                "check": ["podman", "run", f"{ROOT}/config/b/{{config}}"] if name == "b" else [],
             }
             for level, name in enumerate(names)
         ],
         "secrets": {"token": value},
-        "monitor": 0.0,
     }
 
 
+UNIT = """[Unit]
+
+[Container]
+Image=r.test/{version}@sha256:0
+Secret={{secret:token}},type=env
+{more}
+"""
+MORE = {
+    "a": f"Volume={ROOT}/config/a/{{config}}:/etc/a",
+    "b": f"ExecStartPre=cp --update=none {ROOT}/config/b/{{config}}/. /run/memoryark/config/b",
+}
+
+
 def unit(name: str, version: str) -> str:
-    config = f"Volume={ROOT}/config/a/{{config}}:/etc/a\n" if name == "a" else ""
-    return (
-        f"[Unit]\n\n[Container]\nImage=r.test/{version}@sha256:0\nSecret={{secret:token}},type=env\n{config}"
-    )
+    return UNIT.format(version=version, more=MORE.get(name, ""))
 
 
 def versions(machine: Machine) -> dict[str, str]:
@@ -106,9 +122,34 @@ def test_check_mode_only_looks(machine: Machine) -> None:
 def test_a_new_secret_restarts_those_that_use_it_and_its_old_version_stays_for_a_rollback(
     machine: Machine,
 ) -> None:
-    deploy(machine.host(), release(value="second", **OLD), check=False)
+    deploy(machine.host(), release("second", "two", **OLD), check=False)
     assert set(machine.starts) == {f"memoryark-{name}" for name in OLD}
     assert sorted(machine.secrets.values()) == ["first", "second"]
+
+
+def test_a_changed_configuration_is_read_anew_without_a_restart(machine: Machine) -> None:
+    result = deploy(machine.host(), release(text="two", **OLD), check=False)
+    assert result["plan"]["reload"] == ["memoryark-b"]
+    assert machine.starts == {}
+    assert machine.known["memoryark-b"] == {"b.conf": "two"}
+    assert deploy(machine.host(), release(text="two", **OLD), check=False)["changed"] is False
+    machine.cut_power()
+    assert machine.known["memoryark-b"] == {"b.conf": "two"}
+    assert deploy(machine.host(), release(text="two", **OLD), check=False)["changed"] is False
+
+
+def test_a_configuration_that_its_program_refuses_changes_nothing(machine: Machine) -> None:
+    with pytest.raises(HostError, match=r"b refuses its configuration: .*syntax error"):
+        deploy(machine.host(), release(text="bad", **NEW), check=False)
+    assert machine.starts == {}
+    assert machine.known["memoryark-b"] == {"b.conf": "one"}
+
+
+def test_a_failed_release_takes_its_configuration_back(machine: Machine) -> None:
+    machine.broken.add("r.test/d1@sha256:0")
+    with pytest.raises(HostError, match="Release 1 is back"):
+        deploy(machine.host(), release(text="two", **NEW), check=False)
+    assert machine.known["memoryark-b"] == {"b.conf": "one"}
 
 
 @pytest.mark.parametrize("how", ["broken", "fragile"])
@@ -178,7 +219,7 @@ def operations(tmp_path: Path) -> int:
     machine = Machine(tmp_path)
     deploy(machine.host(), release(**OLD), check=False)
     machine.power = 10**6
-    deploy(machine.host(), release(value="second", **NEW), check=False)
+    deploy(machine.host(), release("second", "two", **NEW), check=False)
     return 10**6 - machine.power
 
 
@@ -192,14 +233,15 @@ def test_a_release_may_be_interrupted_anywhere(tmp_path: Path, boot: bool) -> No
         deploy(machine.host(), release(**OLD), check=False)
         machine.power = step
         with pytest.raises(PowerCutError):
-            deploy(machine.host(), release(value="second", **NEW), check=False)
+            deploy(machine.host(), release("second", "two", **NEW), check=False)
         machine.power = -1
         if boot:
             machine.cut_power()
             assert versions(machine) in (OLD, NEW), f"after {step} operations"
-        deploy(machine.host(), release(value="second", **NEW), check=False)
+        deploy(machine.host(), release("second", "two", **NEW), check=False)
         assert versions(machine) == NEW, f"after {step} operations"
-        assert deploy(machine.host(), release(value="second", **NEW), check=False)["changed"] is False
+        assert machine.known["memoryark-b"] == {"b.conf": "two"}, f"after {step} operations"
+        assert deploy(machine.host(), release("second", "two", **NEW), check=False)["changed"] is False
         machine.cut_power()
         assert versions(machine) == NEW
 
@@ -212,10 +254,11 @@ def test_a_return_to_the_old_release_after_an_interruption(tmp_path: Path) -> No
         deploy(machine.host(), release(**OLD), check=False)
         machine.power = step
         with pytest.raises(PowerCutError):
-            deploy(machine.host(), release(value="second", **NEW), check=False)
+            deploy(machine.host(), release("second", "two", **NEW), check=False)
         machine.power = -1
         deploy(machine.host(), release(**OLD), check=False)
         assert versions(machine) == OLD, f"after {step} operations"
+        assert machine.known["memoryark-b"] == {"b.conf": "one"}, f"after {step} operations"
         machine.cut_power()
         assert versions(machine) == OLD
 
@@ -228,7 +271,7 @@ def test_a_failed_release_may_be_interrupted_while_it_is_taken_back(tmp_path: Pa
         machine.broken.add("r.test/d1@sha256:0")
         machine.power = step
         try:
-            deploy(machine.host(), release(value="second", **NEW), check=False)
+            deploy(machine.host(), release("second", "two", **NEW), check=False)
         except PowerCutError:
             machine.cut_power()
             assert versions(machine) == OLD, f"after {step} operations"

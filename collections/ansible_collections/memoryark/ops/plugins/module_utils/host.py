@@ -71,6 +71,12 @@ class Host:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
+    def tree(self, name: str) -> dict[str, str]:
+        """Return the texts of all files below a directory by their paths in it."""
+        top = self.path(name)
+        files = (path for path in sorted(top.rglob("*")) if path.is_file())
+        return {str(path.relative_to(top)): path.read_text(encoding="utf-8") for path in files}
+
     def read_link(self, name: str) -> str | None:
         """Return where a symbolic link points, None if there is none."""
         path = self.path(name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ansible_collections.memoryark.ops.plugins.module_utils.release import Release
+from ansible_collections.memoryark.ops.plugins.module_utils.release import Release, Unit
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,8 @@ class Found:
 
     ``release`` is the one that it boots, ``damaged`` names files of it that are not as they were written.
     ``fingerprints`` are those of containers, by unit; ``trial`` names units of a run that did not end.
+    ``live`` are the configuration files under running containers, by service and path; ``pending`` names
+    services that were not told of theirs yet.
     """
 
     release: Release = field(default_factory=Release)
@@ -25,11 +27,13 @@ class Found:
     images: frozenset[str] = frozenset()
     secrets: frozenset[str] = frozenset()
     trial: frozenset[str] = frozenset()
+    live: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    pending: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done; services are named by unit, ``levels`` in the order of their starts."""
+    """What is to be done; services are named by unit, ``levels`` in the order of starts and reloads."""
 
     pull: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
@@ -37,6 +41,7 @@ class Plan:
     delete: tuple[str, ...] = ()
     create: tuple[str, ...] = ()
     restart: tuple[str, ...] = ()
+    reload: tuple[str, ...] = ()
     start: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
     repair: tuple[str, ...] = ()
@@ -50,28 +55,41 @@ class Plan:
     @property
     def touched(self) -> frozenset[str]:
         """The units that are started or started again."""
-        return frozenset(unit for level in self.levels for unit in level)
+        return frozenset({*self.create, *self.restart, *self.start})
 
     def shown(self) -> dict[str, list[str]]:
         """Return the plan as a module returns it."""
-        names = ("pull", "secrets", "write", "delete", "create", "restart", "start", "remove", "repair")
+        names = (
+            "pull",
+            "secrets",
+            "write",
+            "delete",
+            "create",
+            "restart",
+            "reload",
+            "start",
+            "remove",
+            "repair",
+        )
         return {name: list(getattr(self, name)) for name in names}
 
 
 def make_plan(wanted: Release, found: Found) -> Plan:
     """Compare what is wanted with what was found."""
     present = {*found.release.names, *found.fingerprints, *found.trial}
-    create, restart, start = [], [], []
+    create, restart, reload, start = [], [], [], []
     for unit in wanted.units:
         # A file that somebody changed by hand may be what the container runs on.
-        edited = unit.name in found.damaged or bool(unit.configs and unit.configs in found.damaged)
+        edited = unit.name in found.damaged or (not unit.live and unit.configs in found.damaged)
         if unit.name not in present:
             create.append(unit.name)
         elif unit.name not in found.active:
             start.append(unit.name)
         elif edited or found.fingerprints.get(unit.name) != unit.fingerprint:
             restart.append(unit.name)
-    touched = {*create, *restart, *start}
+        elif unit.live and needs_reload(unit, wanted, found):
+            reload.append(unit.name)
+    touched = {*create, *restart, *reload, *start}
     levels = [
         tuple(unit.name for unit in wanted.units if unit.level == level and unit.name in touched)
         for level in sorted({unit.level for unit in wanted.units})
@@ -85,11 +103,17 @@ def make_plan(wanted: Release, found: Found) -> Plan:
         delete=tuple(sorted(set(before) - set(after))),
         create=tuple(create),
         restart=tuple(restart),
+        reload=tuple(reload),
         start=tuple(start),
         remove=tuple(sorted(present - wanted.names)),
         repair=tuple(sorted(found.trial)),
         levels=tuple(level for level in levels if level),
     )
+
+
+def needs_reload(unit: Unit, wanted: Release, found: Found) -> bool:
+    """Whether a running container has other files under it than it should, or does not know of them yet."""
+    return unit.service in found.pending or found.live.get(unit.service) != wanted.configs[unit.configs]
 
 
 def is_damaged(name: str, release: Release, damaged: frozenset[str]) -> bool:

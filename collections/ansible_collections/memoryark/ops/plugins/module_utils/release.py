@@ -23,7 +23,8 @@ class Unit:
     """One container of the release.
 
     ``name`` is its unit's without suffix, ``text`` the Quadlet file, ``level`` orders starts, ``configs``
-    names the set of configuration files that it mounts, if any.
+    names its set of configuration files, if any. With ``live`` it reads these anew when it is told to.
+    ``check`` is the command that checks them, ``monitor`` the seconds that it must stay healthy.
     """
 
     name: str
@@ -33,6 +34,9 @@ class Unit:
     text: str
     fingerprint: str
     configs: str = ""
+    live: bool = False
+    check: tuple[str, ...] = ()
+    monitor: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ class Release:
     def from_json(cls, text: str) -> Release:
         """Read what ``to_json`` wrote; raises ValueError, KeyError or TypeError for anything else."""
         raw = json.loads(text)
-        return cls(tuple(Unit(**unit) for unit in raw["units"]), raw["systemd"], raw["configs"])
+        units = tuple(Unit(**{**unit, "check": tuple(unit["check"])}) for unit in raw["units"])
+        return cls(units, raw["systemd"], raw["configs"])
 
 
 def bind(params: Mapping[str, Any], secrets: Mapping[str, str]) -> Release:
@@ -83,23 +88,28 @@ def bind(params: Mapping[str, Any], secrets: Mapping[str, str]) -> Release:
     for service in params["services"]:
         text = bind_secrets(params["quadlets"][f"{service['unit']}.container"], secrets)
         files = params["configs"].get(service["name"], {})
-        set_name = ""
+        # Named by its content: an earlier release keeps the very files that it ran on.
+        content = fingerprint(part for item in sorted(files.items()) for part in item)[:16]
+        bound = text.replace(_CONFIG, content)
+        # A container that reads its files anew is the same container with other files.
+        value = fingerprint([text if service["live"] else bound])
+        set_name = f"{service['name']}/{content}" if files else ""
         if files:
-            # Named by its content: an earlier release keeps the very files that it ran on.
-            content = fingerprint(part for item in sorted(files.items()) for part in item)[:16]
-            set_name = f"{service['name']}/{content}"
             configs[set_name] = dict(files)
-            text = text.replace(_CONFIG, content)
-        value = fingerprint([text])
         units.append(
             Unit(
-                service["unit"],
-                service["name"],
-                service["image"],
-                service["level"],
-                label_unit(text, value),
-                value,
-                set_name,
+                name=service["unit"],
+                service=service["name"],
+                image=service["image"],
+                level=service["level"],
+                text=label_unit(bound, value),
+                fingerprint=value,
+                configs=set_name,
+                live=service["live"],
+                check=tuple(
+                    bind_secrets(word.replace(_CONFIG, content), secrets) for word in service["check"]
+                ),
+                monitor=service["monitor"],
             )
         )
     return Release(tuple(units), dict(params["systemd_units"]), configs)

@@ -10,6 +10,7 @@ The directory is below /etc because systemd's generators run before other file s
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host
@@ -20,6 +21,9 @@ CURRENT = f"{STORE}/current"
 RELEASES = f"{STORE}/releases"
 TARGET = "memoryark.target"
 KEPT = 5
+# The files under containers that read theirs anew, and whom to tell of them. Both are gone after a boot.
+LIVE = "/run/memoryark/config"
+PENDING = "/run/memoryark/pending"
 # Written as the last file of a release: a directory without it is not one.
 MANIFEST = "release.json"
 # Present in releases that were proven healthy once.
@@ -69,6 +73,34 @@ class Store:
         for name, files in release.configs.items():
             own[name] = {f"{self._configs}/{name}/{path}": text for path, text in files.items()}
         return own
+
+    def live(self, release: Release) -> dict[str, dict[str, str]]:
+        """Return the files that services which read theirs anew have under them, by service and path."""
+        return {
+            unit.service: self._host.tree(f"{LIVE}/{unit.service}") for unit in release.units if unit.live
+        }
+
+    def pending(self) -> frozenset[str]:
+        """Return the services that were not told yet of the files under them."""
+        return frozenset(self._host.list(PENDING))
+
+    def put_live(self, release: Release, name: str) -> None:
+        """Put the release's files under the container of unit ``name``, which is to be told of them next."""
+        unit = next(unit for unit in release.units if unit.name == name)
+        if not unit.live:
+            return
+        self._host.write(f"{PENDING}/{unit.service}", "")
+        files = release.configs[unit.configs]
+        for path, text in files.items():
+            self._host.write(f"{LIVE}/{unit.service}/{path}", text)
+        for path in set(self._host.tree(f"{LIVE}/{unit.service}")) - set(files):
+            self._host.delete(f"{LIVE}/{unit.service}/{path}")
+
+    def told(self, release: Release, names: Iterable[str]) -> None:
+        """Note that the containers of these units know of the files under them."""
+        for unit in release.units:
+            if unit.live and unit.name in set(names):
+                self._host.delete(f"{PENDING}/{unit.service}")
 
     def damaged(self, number: int | None, release: Release) -> frozenset[str]:
         """Return the names of units and sets of configuration that are not as they were written."""

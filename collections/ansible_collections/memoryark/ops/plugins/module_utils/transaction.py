@@ -52,16 +52,15 @@ def observe(host: Host, store: Store) -> Found:
         images=frozenset(name for image in images for name in image.get("RepoDigests") or ()),
         secrets=host.secrets(),
         trial=trial,
+        live=store.live(release),
+        pending=store.pending(),
     )
 
 
-def bring(
-    host: Host, store: Store, wanted: Release, plan: Plan, *, values: Mapping[str, str], monitor: float
-) -> int:
+def bring(host: Host, store: Store, wanted: Release, plan: Plan, values: Mapping[str, str]) -> int:
     """Carry out ``plan``; return the release's number. ``values`` are secrets by the names of their versions.
 
-    The new release must stay healthy for ``monitor`` seconds. Raises HostError, with the release before it
-    back in place, when anything fails.
+    Raises HostError, with the release before it back in place, when anything fails.
     """
     for reference in plan.pull:
         host.run(["podman", "pull", "--quiet", reference])
@@ -69,10 +68,11 @@ def bring(
         host.run(["podman", "secret", "create", name, "-"], data=values[name])
     number = store.stage(wanted)
     services = generate(host, store.directory(number), wanted)
+    check_configs(host, wanted, plan)
     try:
         begin_trial(host, services | dict(wanted.systemd))
-        perform(host, plan)
-        watch(host, plan.touched, monitor)
+        perform(host, store, wanted, plan)
+        watch(host, wanted, plan)
     except HostError as error:
         raise HostError(f"{error}\n{roll_back(host, store, wanted)}") from error
     store.commit(number, wanted)
@@ -92,6 +92,16 @@ def generate(host: Host, directory: str, release: Release) -> dict[str, str]:
     if missing:
         raise HostError(f"Quadlet makes no service of {', '.join(missing)}")
     return made
+
+
+def check_configs(host: Host, release: Release, plan: Plan) -> None:
+    """Let the programs of what changes judge their own configuration; raises HostError with what they say."""
+    for unit in release.units:
+        if unit.check and unit.name in {*plan.touched, *plan.reload}:
+            try:
+                host.run(unit.check)
+            except HostError as error:
+                raise HostError(f"{unit.service} refuses its configuration: {error}") from error
 
 
 def begin_trial(host: Host, units: Mapping[str, str]) -> None:
@@ -118,20 +128,25 @@ def trial_units(host: Host) -> frozenset[str]:
     return frozenset(name.removesuffix(".service") for name in services if name.startswith("memoryark-"))
 
 
-def perform(host: Host, plan: Plan) -> None:
+def perform(host: Host, store: Store, release: Release, plan: Plan) -> None:
     """Stop what leaves, then start level by level, each until all are healthy or one failed."""
     stop(host, plan.remove)
     if plan.touched:
         # A start limit that an earlier attempt ran into must not refuse this one.
         host.run(["systemctl", "reset-failed", *as_services(plan.touched)])
     for level in plan.levels:
+        for name in level:
+            store.put_live(release, name)
         try:
-            host.run(["systemctl", "restart", *as_services(level)])
+            for word, units in (("restart", plan.touched), ("reload", frozenset(plan.reload))):
+                if names := as_services(units & set(level)):
+                    host.run(["systemctl", word, *names])
         except HostError as error:
             failed = sorted(set(level) - host.active_units(level)) or list(level)
             raise HostError(
                 f"{', '.join(failed)} did not become healthy; {error}\n{logs(host, failed)}"
             ) from error
+        store.told(release, level)
 
 
 def stop(host: Host, units: Iterable[str]) -> None:
@@ -149,11 +164,13 @@ def stop(host: Host, units: Iterable[str]) -> None:
         host.run(["podman", "rm", "--force", f"--filter=label={UNIT_LABEL}={name}"])
 
 
-def watch(host: Host, units: Iterable[str], seconds: float) -> None:
-    """Raise HostError if one of ``units`` fails or is started again within ``seconds``."""
-    names = sorted(units)
+def watch(host: Host, release: Release, plan: Plan) -> None:
+    """Raise HostError if one of the units that were changed fails or is started again too soon."""
+    changed = {*plan.touched, *plan.reload}
+    names = sorted(changed)
     if not names:
         return
+    seconds = max(unit.monitor for unit in release.units if unit.name in changed)
     before = host.unit_states(names, "ActiveState", "InvocationID")
     deadline = time.monotonic() + seconds
     while True:
@@ -175,7 +192,7 @@ def roll_back(host: Host, store: Store, failed: Release) -> str:
     try:
         stop(host, failed.names - previous.names)
         end_trial(host)
-        perform(host, make_plan(previous, observe(host, store)))
+        perform(host, store, previous, make_plan(previous, observe(host, store)))
     except HostError as error:
         return f"Release {number} could not be put back: {error}"
     if number is None:

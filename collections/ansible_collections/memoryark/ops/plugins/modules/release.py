@@ -57,14 +57,23 @@ options:
         description: Services start in the order of their levels.
         type: int
         required: true
+      monitor:
+        description: Seconds for which it must stay healthy before the release counts.
+        type: float
+        default: 5.0
+      live:
+        description: Whether it reads its configuration anew when its unit is reloaded.
+        type: bool
+        default: false
+      check:
+        description: Command that checks its configuration. C({config}) stands for the set of files.
+        type: list
+        elements: str
+        default: []
   secrets:
     description: Values of the secrets by name.
     type: dict
     default: {}
-  monitor:
-    description: Seconds for which containers that were started must stay healthy before the release counts.
-    type: float
-    default: 5.0
 attributes:
   check_mode:
     description: Reports the plan and changes nothing.
@@ -120,6 +129,10 @@ plan:
       elements: str
     restart:
       description: Units whose unit, configuration, secret or image changed.
+      type: list
+      elements: str
+    reload:
+      description: Units that read a changed configuration anew.
       type: list
       elements: str
     start:
@@ -187,7 +200,7 @@ def deploy(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]:
     }
     if not plan.empty and not check:
         values = {names[name]: value for name, value in params["secrets"].items()}
-        result["release"] = bring(host, store, wanted, plan, values=values, monitor=params["monitor"])
+        result["release"] = bring(host, store, wanted, plan, values)
     return result
 
 
@@ -235,10 +248,12 @@ def main() -> None:
                     "unit": {"type": "str", "required": True},
                     "image": {"type": "str", "required": True},
                     "level": {"type": "int", "required": True},
+                    "monitor": {"type": "float", "default": 5.0},
+                    "live": {"type": "bool", "default": False},
+                    "check": {"type": "list", "elements": "str", "default": []},
                 },
             },
             "secrets": {"type": "dict", "default": {}, "no_log": True},
-            "monitor": {"type": "float", "default": 5.0},
         },
         supports_check_mode=True,
     )

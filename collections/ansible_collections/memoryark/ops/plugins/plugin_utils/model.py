@@ -18,6 +18,8 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.quantities import (
 
 PREFIX = "memoryark-"
 DEFAULT_PIDS = 256
+# Seconds; Compose's own default for update_config.monitor is 0s, Docker's is 5s.
+DEFAULT_MONITOR = 5.0
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,14 @@ class RestartPolicy:
 
 
 @dataclass(frozen=True)
+class Config:
+    """How a service's configuration files are checked and, with a ``reload_signal``, read anew."""
+
+    check: tuple[str, ...] = ()
+    reload_signal: str = ""
+
+
+@dataclass(frozen=True)
 class Route:
     host: str
     path: str
@@ -128,6 +138,8 @@ class Service:
     reserved_cpus: float = 0.0
     reserved_memory: int = 0
     restart: RestartPolicy = RestartPolicy()
+    monitor: float = DEFAULT_MONITOR
+    config: Config = Config()
     command: tuple[str, ...] = ()
     entrypoint: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -297,6 +309,11 @@ def parse_route(raw: Mapping[str, Any]) -> Route:
     return Route(raw["host"], raw["path"], raw["port"], raw.get("websocket", False), **extra)
 
 
+def parse_config(raw: Mapping[str, Any]) -> Config:
+    """Return the normal form of ``x-memoryark.config``."""
+    return Config(tuple(raw.get("check", ())), raw.get("reload_signal", ""))
+
+
 def parse_ulimit(raw: Any) -> str:
     """Return a ulimit as Podman writes it, ``soft:hard``."""
     return f"{raw['soft']}:{raw['hard']}" if isinstance(raw, Mapping) else f"{raw}:{raw}"
@@ -313,6 +330,7 @@ def parse_service(name: str, raw: Mapping[str, Any]) -> Service:
     limits, reservations = resources["limits"], resources.get("reservations", {})
     extension = raw["x-memoryark"]
     metrics = extension.get("metrics", {})
+    update = raw["deploy"].get("update_config", {})
     return Service(
         name=name,
         image=raw["image"],
@@ -325,6 +343,8 @@ def parse_service(name: str, raw: Mapping[str, Any]) -> Service:
         reserved_cpus=parse_cpus(reservations["cpus"]) if "cpus" in reservations else 0.0,
         reserved_memory=parse_size(reservations.get("memory", 0)),
         restart=parse_restart(raw["deploy"].get("restart_policy", {})),
+        monitor=parse_duration(update["monitor"]) if "monitor" in update else DEFAULT_MONITOR,
+        config=parse_config(extension.get("config", {})),
         command=words(raw.get("command")),
         entrypoint=words(raw.get("entrypoint")),
         environment=texts(raw.get("environment")),

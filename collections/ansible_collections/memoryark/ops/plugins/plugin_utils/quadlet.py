@@ -24,6 +24,8 @@ Section = list[tuple[str, str]]
 
 TARGET = "memoryark.target"
 SLICE = "memoryark.slice"
+# Emptied by every boot; a unit that starts fills it from its own release.
+LIVE = "/run/memoryark/config"
 ID_RANGE_BASE = 100_000
 ID_RANGE_SIZE = 65_536
 # What a start may take beyond the health check's own times: creating the container, a slow host.
@@ -103,7 +105,7 @@ def render_container(service: Service, catalogue: Catalogue, root: str) -> str:
         {
             "Unit": list(_unit_section(service, catalogue)),
             "Container": list(_container_section(service, catalogue, root)),
-            "Service": list(_service_section(service)),
+            "Service": [*_service_section(service), *_config_section(service, root)],
             "Install": [("WantedBy", TARGET)],
         }
     )
@@ -169,8 +171,13 @@ def _process(service: Service) -> Iterator[tuple[str, str]]:
         yield "Environment", quote(f"{name}={value}")
 
 
+def id_range(service: Service) -> int:
+    """Return the first of the host's ids that are this service's."""
+    return ID_RANGE_BASE + (service.id_range - 1) * ID_RANGE_SIZE
+
+
 def _isolation(service: Service) -> Iterator[tuple[str, str]]:
-    first = ID_RANGE_BASE + (service.id_range - 1) * ID_RANGE_SIZE
+    first = id_range(service)
     yield "UIDMap", f"0:{first}:{ID_RANGE_SIZE}"
     yield "GIDMap", f"0:{first}:{ID_RANGE_SIZE}"
     for name in service.cap_drop:
@@ -219,10 +226,9 @@ def _storage(service: Service, catalogue: Catalogue, root: str) -> Iterator[tupl
     for mount in service.mounts:
         options = ["ro" if mount.read_only else "rw", "nosuid", "nodev", "noexec"]
         if mount.kind == "config":
-            yield (
-                "Volume",
-                _volume(f"{root}/config/{service.name}/{{config}}", mount.target, [*options, "idmap"]),
-            )
+            # A program that reads its files anew has them in a place where they can change under it.
+            source = live_directory(service) if service.config.reload_signal else config_set(service, root)
+            yield "Volume", _volume(source, mount.target, [*options, "idmap"])
             continue
         volume = catalogue.volumes[mount.source]
         if volume.directory:
@@ -238,6 +244,48 @@ def _storage(service: Service, catalogue: Catalogue, root: str) -> Iterator[tupl
 
 def _volume(source: str, target: str, options: list[str]) -> str:
     return quote(f"{source}:{target}:{','.join(options)}")
+
+
+def config_set(service: Service, root: str) -> str:
+    """Return the directory of this release's configuration; the host puts the set's name in its place."""
+    return f"{root}/config/{service.name}/{{config}}"
+
+
+def live_directory(service: Service) -> str:
+    """Return where a service that reads its configuration anew finds it."""
+    return f"{LIVE}/{service.name}"
+
+
+def render_check(service: Service, root: str) -> list[str]:
+    """Return the command that lets a service's own program check its configuration, empty without one.
+
+    It runs with everything that the configuration may name and with no network.
+    """
+    targets = [mount.target for mount in service.mounts if mount.kind == "config"]
+    if not service.config.check or not targets:
+        return []
+    first = id_range(service)
+    program, *arguments = service.config.check
+    options = [
+        "--rm",
+        "--network=none",
+        "--pull=never",
+        "--read-only",
+        f"--uidmap=0:{first}:{ID_RANGE_SIZE}",
+        f"--gidmap=0:{first}:{ID_RANGE_SIZE}",
+        "--cap-drop=all",
+        "--security-opt=no-new-privileges",
+        f"--memory={service.memory}",
+        *(f"--tmpfs={entry}" for entry in service.tmpfs),
+        *(f"--env={name}={value}" for name, value in sorted(service.environment.items())),
+        *(f"--secret={value}" for _key, value in _secrets(service)),
+        *(
+            f"--volume={config_set(service, root)}:{target}:ro,nosuid,nodev,noexec,idmap"
+            for target in targets
+        ),
+        f"--entrypoint={program}",
+    ]
+    return ["podman", "run", *options, service.image, *arguments]
 
 
 def _secrets(service: Service) -> Iterator[tuple[str, str]]:
@@ -281,6 +329,19 @@ def _service_section(service: Service) -> Iterator[tuple[str, str]]:
     if service.reserved_cpus:
         # cgroup v2 has shares, not reserved processors: 100 stands for one processor.
         yield "CPUWeight", str(max(1, round(service.reserved_cpus * 100)))
+
+
+def _config_section(service: Service, root: str) -> Iterator[tuple[str, str]]:
+    if not service.config.reload_signal:
+        return
+    live = live_directory(service)
+    yield "ExecStartPre", f"/usr/bin/mkdir --parents {live}"
+    # What a release has put there since the boot stays.
+    yield "ExecStartPre", f"/usr/bin/cp --recursive --update=none {config_set(service, root)}/. {live}"
+    yield (
+        "ExecReload",
+        f"/usr/bin/podman kill --signal={service.config.reload_signal} {service.container_name}",
+    )
 
 
 def render_units(catalogue: Catalogue, root: str) -> tuple[dict[str, str], dict[str, str]]:

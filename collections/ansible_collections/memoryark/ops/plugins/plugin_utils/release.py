@@ -13,7 +13,11 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.checks import start_
 from ansible_collections.memoryark.ops.plugins.plugin_utils.configs import render_configs
 from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue
 from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Problem, ProblemsError
-from ansible_collections.memoryark.ops.plugins.plugin_utils.quadlet import refused_keys, render_units
+from ansible_collections.memoryark.ops.plugins.plugin_utils.quadlet import (
+    refused_keys,
+    render_check,
+    render_units,
+)
 
 # The five of the specification: data and uploads hold the archive, the others serve it.
 ROOT_DIRECTORIES = {"data": "0750", "uploads": "0750", "logs": "0755", "config": "0755", "backups": "0700"}
@@ -39,6 +43,9 @@ def build_release(
                 "unit": catalogue.services[name].unit,
                 "image": catalogue.services[name].image,
                 "level": level,
+                "monitor": catalogue.services[name].monitor,
+                "check": render_check(catalogue.services[name], root),
+                "live": bool(catalogue.services[name].config.reload_signal),
             }
             for level, names in enumerate(levels)
             for name in names
