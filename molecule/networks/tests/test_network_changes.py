@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from memoryark_lab import deployment
-from memoryark_lab.images import known
 from testinfra.host import Host
 
 CONVERGE = "molecule/networks/converge.yml"
 
 
-def test_a_network_that_changed_is_made_anew_and_its_users_are_stopped(host: Host) -> None:
-    run = f"podman run --rm --name user --network test-other-net {known()['redis'].reference}"
+def test_a_network_that_changed_is_made_anew_and_its_users_are_stopped(host: Host, image: str) -> None:
+    run = f"podman run --rm --name user --network test-other-net {image}"
     # Podman labels a container with the unit that it finds in its environment, as Quadlet's units set it.
     unit = "--unit=test-user --property=KillMode=mixed --setenv=PODMAN_SYSTEMD_UNIT=test-user.service"
     host.check_output(f"systemd-run --quiet {unit} {run}")

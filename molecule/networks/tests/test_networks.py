@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 from memoryark_lab import deployment, network
-from memoryark_lab.images import known
 from testinfra.host import Host
 
 CONVERGE = "molecule/networks/converge.yml"
@@ -21,9 +20,8 @@ NETWORKS = {
 
 
 @pytest.fixture(scope="module")
-def containers(host: Host) -> Iterator[dict[str, str]]:
+def containers(host: Host, image: str) -> Iterator[dict[str, str]]:
     """A server of Redis on each network, two on the first: address by name."""
-    image = known()["redis"].reference
     for name, net in NETWORKS.items():
         run = f"podman run --detach --rm --name {name} --network {net} {image}"
         host.check_output(f"{run} --protected-mode no")
