@@ -157,7 +157,8 @@ class Machine:
             text = self.containers.get(unit)
             blocks.append(
                 f"Id={name}\nLoadState={'loaded' if unit in self.loaded else 'not-found'}\n"
-                f"ActiveState={'active' if text else 'inactive'}\nInvocationID={self.starts.get(unit, 0)}\n"
+                f"ActiveState={'active' if text else 'inactive'}\nSubState={'running' if text else 'dead'}\n"
+                f"InvocationID={self.starts.get(unit, 0)}\n"
             )
             if text and image(text) in self.fragile:
                 self.starts[unit] = self.starts.get(unit, 0) + 1

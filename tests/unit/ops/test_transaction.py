@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.memoryark.ops.plugins.module_utils.host import HostError
 from ansible_collections.memoryark.ops.plugins.modules.release import deploy
+from ansible_collections.memoryark.ops.plugins.modules.release_info import look
+from ansible_collections.memoryark.ops.plugins.modules.rollback import roll_back
 from machine import Machine, PowerCutError, image
 
 ROOT = "/srv/ark"
@@ -38,7 +42,14 @@ def release(value: str = "first", text: str = "one", **images: str) -> dict[str,
             for level, name in enumerate(names)
         ],
         "secrets": {"token": value},
+        "by": "operator@control",
+        "commit": "abc123",
     }
+
+
+def back(to: int | None = None) -> dict[str, Any]:
+    """Parameters of the rollback module."""
+    return {"root": ROOT, "to": to, "by": "operator@control", "commit": ""}
 
 
 UNIT = """[Unit]
@@ -68,6 +79,12 @@ def versions(machine: Machine) -> dict[str, str]:
 
 OLD = {"a": "a1", "b": "b1", "c": "c1"}
 NEW = {"a": "a2", "b": "b1", "d": "d1"}
+
+
+@pytest.fixture(autouse=True)
+def _disk_without_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of small files need not be on a real disk here."""
+    monkeypatch.setattr(os, "fsync", lambda _handle: None)
 
 
 @pytest.fixture
@@ -212,6 +229,80 @@ def test_old_releases_are_deleted_and_those_for_a_rollback_stay(machine: Machine
     kept = sorted(path.name for path in (machine.base / "etc/memoryark/releases").iterdir())
     assert kept == ["4", "5", "6", "7", "8"]
     assert len(list((machine.base / "srv/ark/config/a").iterdir())) == 5
+
+
+@pytest.mark.parametrize("to", [None, 1])
+def test_an_earlier_release_comes_back_whole(machine: Machine, to: int | None) -> None:
+    deploy(machine.host(), release("second", "two", **NEW), check=False)
+    assert roll_back(machine.host(), back(to), check=True)["changed"] is True
+    assert versions(machine) == NEW
+    machine.log.clear()
+    result = roll_back(machine.host(), back(to), check=False)
+    assert (result["changed"], result["release"]) == (True, 1)
+    assert versions(machine) == OLD
+    assert machine.known["memoryark-b"] == {"b.conf": "one"}
+    assert not [command for command in machine.log if command.startswith("podman pull")]
+    machine.cut_power()
+    assert versions(machine) == OLD
+    assert deploy(machine.host(), release(**OLD), check=False)["changed"] is False
+
+
+@pytest.mark.parametrize(
+    ("to", "message"), [(None, "no release before 1; kept are: 1"), (7, "no release 7 that was ever healthy")]
+)
+def test_there_must_be_a_release_to_go_back_to(machine: Machine, to: int | None, message: str) -> None:
+    with pytest.raises(HostError, match=message):
+        roll_back(machine.host(), back(to), check=False)
+
+
+def test_a_release_that_lost_its_image_is_not_tried(machine: Machine) -> None:
+    deploy(machine.host(), release(**NEW), check=False)
+    machine.images.remove("r.test/c1@sha256:0")
+    with pytest.raises(HostError, match=r"lacks r\.test/c1@sha256:0"):
+        roll_back(machine.host(), back(), check=False)
+    assert versions(machine) == NEW
+
+
+def test_a_way_back_that_fails_leaves_the_present_release(machine: Machine) -> None:
+    deploy(machine.host(), release(**NEW), check=False)
+    machine.broken.add("r.test/c1@sha256:0")
+    with pytest.raises(HostError, match="Release 2 is back and healthy"):
+        roll_back(machine.host(), back(), check=False)
+    assert versions(machine) == NEW
+
+
+def test_the_host_tells_what_it_keeps(machine: Machine) -> None:
+    deploy(machine.host(), release(**NEW), check=False)
+    found = look(machine.host(), ROOT)
+    assert (found["current"], [kept["number"] for kept in found["releases"]]) == (2, [1, 2])
+    assert {kept["by"] for kept in found["releases"]} == {"operator@control"}
+    assert found["units"]["memoryark-a"].startswith("active")
+    assert found["interrupted"] == []
+
+
+def test_a_virgin_host_keeps_nothing(tmp_path: Path) -> None:
+    found = look(Machine(tmp_path).host(), ROOT)
+    assert (found["current"], found["releases"], found["units"]) == (None, [], {})
+
+
+def test_every_change_is_one_line_of_the_log_and_no_secret(machine: Machine) -> None:
+    machine.broken.add("r.test/d1@sha256:0")
+    with pytest.raises(HostError):
+        deploy(machine.host(), release("hush-hush", **NEW), check=False)
+    deploy(machine.host(), release("hush-hush", **OLD), check=False)
+    deploy(machine.host(), release("hush-hush", **OLD), check=False)
+    roll_back(machine.host(), back(), check=False)
+    text = (machine.base / "var/log/memoryark/releases.log").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [(line["action"], line["from"], bool(line["error"])) for line in lines] == [
+        ("deploy", None, False),
+        ("deploy", 1, True),
+        ("deploy", 1, False),
+        ("rollback", 3, False),
+    ]
+    assert lines[1]["error"].startswith("memoryark-d did not become healthy")
+    assert lines[2]["changes"]["restart"] == ["memoryark-a", "memoryark-b", "memoryark-c"]
+    assert "hush-hush" not in text
 
 
 def operations(tmp_path: Path) -> int:

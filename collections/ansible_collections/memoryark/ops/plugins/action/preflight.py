@@ -13,6 +13,7 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.memoryark.ops.plugins.plugin_utils.catalogue import IMAGES, load_catalogue
 from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue
+from ansible_collections.memoryark.ops.plugins.plugin_utils.origin import operator, version
 from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Problem, ProblemsError, report
 from ansible_collections.memoryark.ops.plugins.plugin_utils.quantities import parse_size
 from ansible_collections.memoryark.ops.plugins.plugin_utils.release import (
@@ -60,7 +61,8 @@ class ActionModule(ActionBase):
         if problems:
             result |= {"failed": True, "msg": report(sorted(set(problems)))}
         else:
-            result |= {"changed": False, "ansible_facts": {"memoryark_release": release}}
+            made = {"by": operator(), "commit": version(Path(args["stack"]))}
+            result |= {"changed": False, "ansible_facts": {"memoryark_release": {**(release or {}), **made}}}
         return result
 
     def _settings(self, task_vars: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:

@@ -64,6 +64,17 @@ class Host:
         Path(temporary).replace(target)
         sync_directory(target.parent)
 
+    def append(self, name: str, text: str) -> None:
+        """Add ``text`` to a file that only root may read."""
+        target = self.path(name)
+        make_directory(target.parent)
+        with os.fdopen(
+            os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640), "a", encoding="utf-8"
+        ) as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+
     def list(self, name: str) -> list[str]:
         """Return the names in a directory, none if there is no such directory."""
         try:

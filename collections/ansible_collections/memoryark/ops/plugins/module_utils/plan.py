@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ansible_collections.memoryark.ops.plugins.module_utils.diff import difference
 from ansible_collections.memoryark.ops.plugins.module_utils.release import Release, Unit
 
 
@@ -129,3 +130,20 @@ def by_digest(reference: str) -> str:
     name, _at, digest = reference.partition("@")
     head, slash, last = name.rpartition("/")
     return f"{head}{slash}{last.partition(':')[0]}@{digest}" if digest else reference
+
+
+def differences(wanted: Release, present: Release, plan: Plan) -> list[dict[str, str]]:
+    """Return the file differences for ``--diff``, and one entry that shows the plan for the containers."""
+    before, after = present.files(), wanted.files()
+    shown = [
+        difference(name, before.get(name, ""), after.get(name, "")) for name in [*plan.write, *plan.delete]
+    ]
+    actions = [
+        f"{word} {unit}\n"
+        for word, units in plan.shown().items()
+        if word not in {"write", "delete"}
+        for unit in units
+    ]
+    if actions:
+        shown.append(difference("plan", "", "".join(actions)))
+    return shown

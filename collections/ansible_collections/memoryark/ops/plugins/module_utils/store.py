@@ -9,8 +9,9 @@ The directory is below /etc because systemd's generators run before other file s
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host
@@ -26,8 +27,8 @@ LIVE = "/run/memoryark/config"
 PENDING = "/run/memoryark/pending"
 # Written as the last file of a release: a directory without it is not one.
 MANIFEST = "release.json"
-# Present in releases that were proven healthy once.
-PROVEN = "proven"
+# In releases that were healthy once; says where they come from.
+PROVEN = "proven.json"
 
 _SET = re.compile(r"[0-9a-f]{16}")
 _SYSTEMD = "/etc/systemd/system"
@@ -57,7 +58,7 @@ class Store:
 
     def proven(self) -> list[int]:
         """Return the numbers of the releases that were healthy once, oldest first."""
-        return [number for number in self.numbers() if self._host.read(f"{RELEASES}/{number}/{PROVEN}")]
+        return [number for number in self.numbers() if self.origin(number)]
 
     def directory(self, number: int) -> str:
         """Return where the Quadlet units of a release are."""
@@ -117,16 +118,26 @@ class Store:
         current = self.current()
         same = current is not None and self.load(current) == release
         number = current if same and current is not None else max(self.numbers(), default=0) + 1
+        self.put(number, release)
+        self._host.write(f"{RELEASES}/{number}/{MANIFEST}", release.to_json())
+        return number
+
+    def put(self, number: int, release: Release) -> None:
+        """Write those files of a release that are not there as they should be."""
         for texts in self.files(number, release).values():
             for path, text in texts.items():
                 if self._host.read(path) != text:
                     self._host.write(path, text)
-        self._host.write(f"{RELEASES}/{number}/{MANIFEST}", release.to_json())
-        return number
 
-    def commit(self, number: int, release: Release) -> None:
+    def origin(self, number: int) -> dict[str, str]:
+        """Return who made a release of what, and when; empty for one that was never proven."""
+        found: dict[str, str] = json.loads(self._host.read(f"{RELEASES}/{number}/{PROVEN}") or "{}")
+        return found
+
+    def commit(self, number: int, release: Release, origin: Mapping[str, str]) -> None:
         """Make it the release that the host boots."""
-        self._host.write(f"{RELEASES}/{number}/{PROVEN}", "yes\n")
+        if not self.origin(number):
+            self._host.write(f"{RELEASES}/{number}/{PROVEN}", json.dumps(origin, sort_keys=True) + "\n")
         self._host.link(CURRENT, f"releases/{number}")
         # These never change again: they lead through the link above.
         self._host.link(_QUADLET, f"{CURRENT}/quadlet")

@@ -57,16 +57,27 @@ def observe(host: Host, store: Store) -> Found:
     )
 
 
-def bring(host: Host, store: Store, wanted: Release, plan: Plan, values: Mapping[str, str]) -> int:
-    """Carry out ``plan``; return the release's number. ``values`` are secrets by the names of their versions.
+def prepare(host: Host, store: Store, wanted: Release, plan: Plan, values: Mapping[str, str]) -> int:
+    """Fetch and write what a new release needs, where nothing uses it yet; return the release's number.
 
-    Raises HostError, with the release before it back in place, when anything fails.
+    ``values`` are secrets by the names of their versions. Raises HostError.
     """
     for reference in plan.pull:
         host.run(["podman", "pull", "--quiet", reference])
     for name in plan.secrets:
         host.run(["podman", "secret", "create", name, "-"], data=values[name])
-    number = store.stage(wanted)
+    return store.stage(wanted)
+
+
+def switch(
+    host: Host, store: Store, number: int, wanted: Release, plan: Plan, *, origin: Mapping[str, str]
+) -> None:
+    """Carry out ``plan`` and make the kept release ``number`` the one that the host boots.
+
+    ``origin`` says who made it of what, and when; a release that was proven before keeps its own.
+
+    Raises HostError, with the release before it back in place, when anything fails.
+    """
     services = generate(host, store.directory(number), wanted)
     check_configs(host, wanted, plan)
     try:
@@ -75,11 +86,10 @@ def bring(host: Host, store: Store, wanted: Release, plan: Plan, values: Mapping
         watch(host, wanted, plan)
     except HostError as error:
         raise HostError(f"{error}\n{roll_back(host, store, wanted)}") from error
-    store.commit(number, wanted)
+    store.commit(number, wanted, origin)
     end_trial(host)
     host.run(["systemctl", "start", TARGET])
     remove_secrets(host, store.prune())
-    return number
 
 
 def generate(host: Host, directory: str, release: Release) -> dict[str, str]:

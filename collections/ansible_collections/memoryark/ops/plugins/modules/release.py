@@ -74,6 +74,14 @@ options:
     description: Values of the secrets by name.
     type: dict
     default: {}
+  by:
+    description: Who deploys, for the audit log.
+    type: str
+    default: ""
+  commit:
+    description: The version of the project that is deployed, for the audit log.
+    type: str
+    default: ""
 attributes:
   check_mode:
     description: Reports the plan and changes nothing.
@@ -149,40 +157,23 @@ plan:
       elements: str
 """
 
-import fcntl
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.memoryark.ops.plugins.module_utils.diff import difference
+from ansible_collections.memoryark.ops.plugins.module_utils.audit import alone, audited, origin
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
-from ansible_collections.memoryark.ops.plugins.module_utils.plan import Plan, make_plan
+from ansible_collections.memoryark.ops.plugins.module_utils.plan import differences, make_plan
 from ansible_collections.memoryark.ops.plugins.module_utils.release import (
-    Release,
     bind,
     secret_names,
     secret_version,
 )
 from ansible_collections.memoryark.ops.plugins.module_utils.store import Store
-from ansible_collections.memoryark.ops.plugins.module_utils.transaction import bring, observe
+from ansible_collections.memoryark.ops.plugins.module_utils.transaction import observe, prepare, switch
 
 SECRET_KEY = "/var/lib/memoryark/secret-version.key"  # noqa: S105 - a file's name
-LOCK = "/run/lock/memoryark-release"
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Keep a second run out; the kernel gives the lock back when a run dies, however it dies."""
-    with Path(LOCK).open("w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise HostError("another deployment is at work on this host; wait until it has ended") from None
-        yield
 
 
 def deploy(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]:
@@ -200,7 +191,9 @@ def deploy(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]:
     }
     if not plan.empty and not check:
         values = {names[name]: value for name, value in params["secrets"].items()}
-        result["release"] = bring(host, store, wanted, plan, values)
+        with audited(host, "deploy", params, result):
+            number = result["release"] = prepare(host, store, wanted, plan, values)
+            switch(host, store, number, wanted, plan, origin=origin(params))
     return result
 
 
@@ -212,23 +205,6 @@ def secret_versions(host: Host, values: dict[str, str], check: bool) -> dict[str
         if not check:
             host.write(SECRET_KEY, text, mode=0o600)
     return {name: secret_version(text.encode(), value) for name, value in values.items()}
-
-
-def differences(wanted: Release, present: Release, plan: Plan) -> list[dict[str, str]]:
-    """Return the file differences for ``--diff``, and one entry that shows the plan for the containers."""
-    before, after = present.files(), wanted.files()
-    shown = [
-        difference(name, before.get(name, ""), after.get(name, "")) for name in [*plan.write, *plan.delete]
-    ]
-    actions = [
-        f"{word} {unit}\n"
-        for word, units in plan.shown().items()
-        if word not in {"write", "delete"}
-        for unit in units
-    ]
-    if actions:
-        shown.append(difference("plan", "", "".join(actions)))
-    return shown
 
 
 def main() -> None:
@@ -254,6 +230,8 @@ def main() -> None:
                 },
             },
             "secrets": {"type": "dict", "default": {}, "no_log": True},
+            "by": {"type": "str", "default": ""},
+            "commit": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )

@@ -1,0 +1,71 @@
+# Copyright: memoryark-ops contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""One run at a time, and one line about each that changed something."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
+
+LOCK = "/run/lock/memoryark-release"
+LOG = "/var/log/memoryark/releases.log"
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Keep a second run out; the kernel gives the lock back when a run dies, however it dies."""
+    with Path(LOCK).open("w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HostError("another deployment is at work on this host; wait until it has ended") from None
+        yield
+
+
+@contextmanager
+def audited(host: Host, action: str, params: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[None]:
+    """Append one JSON line about what is done within to the audit log, also when it fails.
+
+    ``params`` tell who (``by``) and what (``commit``); ``result`` has the ``plan`` and the number of the
+    ``release``, before and, at the end, after.
+    """
+    begun, before = time.monotonic(), result["release"]
+
+    def note(error: str) -> None:
+        line = {
+            "time": now(),
+            "action": action,
+            "by": params["by"],
+            "commit": params["commit"],
+            "from": before,
+            "to": result["release"],
+            "changes": {word: names for word, names in result["plan"].items() if names},
+            "seconds": round(time.monotonic() - begun, 1),
+            "error": error,
+        }
+        host.append(LOG, json.dumps(line, sort_keys=True) + "\n")
+
+    try:
+        yield
+    except HostError as failure:
+        note(str(failure).partition("\n")[0])
+        raise
+    note("")
+
+
+def origin(params: Mapping[str, Any]) -> dict[str, str]:
+    """Return who makes a release of what, and when, to be kept with it."""
+    return {"time": now(), "by": params["by"], "commit": params["commit"]}
+
+
+def now() -> str:
+    """Return the present time in ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

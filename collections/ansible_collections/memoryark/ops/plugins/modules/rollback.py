@@ -1,0 +1,133 @@
+#!/usr/bin/python
+# Copyright: memoryark-ops contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Brings an earlier release back."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: rollback
+short_description: Bring an earlier release back
+version_added: "0.1.0"
+description:
+  - Makes a release that was healthy once the release of the host again, by the same transaction that
+    M(memoryark.ops.release) uses. What it needs is on the host; nothing is fetched.
+  - Data does not go back with it.
+options:
+  root:
+    description: Host directory of data and configuration.
+    type: path
+    required: true
+  to:
+    description: Number of the release. Without it, the one before the present.
+    type: int
+  by:
+    description: Who does it, for the audit log.
+    type: str
+    default: ""
+  commit:
+    description: The version of the project that does it, for the audit log.
+    type: str
+    default: ""
+attributes:
+  check_mode:
+    description: Reports the plan and changes nothing.
+    support: full
+  diff_mode:
+    description: Shows every file that changes.
+    support: full
+author: memoryark-ops contributors (!UNKNOWN)
+"""
+
+EXAMPLES = r"""
+- name: Go back to the release before this one
+  memoryark.ops.rollback:
+    root: /srv/memoryark
+"""
+
+RETURN = r"""
+release:
+  description: Number of the release that the host boots.
+  returned: success
+  type: int
+plan:
+  description: What was, or in check mode would be, done, as M(memoryark.ops.release) returns it.
+  returned: success
+  type: dict
+"""
+
+import os
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.memoryark.ops.plugins.module_utils.audit import alone, audited, origin
+from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
+from ansible_collections.memoryark.ops.plugins.module_utils.plan import by_digest, differences, make_plan
+from ansible_collections.memoryark.ops.plugins.module_utils.store import Store
+from ansible_collections.memoryark.ops.plugins.module_utils.transaction import observe, switch
+
+
+def roll_back(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]:
+    """Bring the release ``to`` back; return the module's result."""
+    store = Store(host, f"{params['root']}/config")
+    present = store.current()
+    number = choose(store.proven(), present, params["to"])
+    wanted = store.load(number)
+    found = observe(host, store)
+    missing = sorted(image for image in wanted.images if by_digest(image) not in found.images)
+    missing += sorted(wanted.secrets - found.secrets)
+    if missing:
+        raise HostError(
+            f"release {number} cannot run any more, the host lacks {', '.join(missing)}; "
+            "deploy its inventory instead"
+        )
+    plan = make_plan(wanted, found)
+    result = {
+        "changed": not plan.empty,
+        "plan": plan.shown(),
+        "diff": differences(wanted, found.release, plan),
+        "release": present,
+    }
+    if not plan.empty and not check:
+        with audited(host, "rollback", params, result):
+            result["release"] = number
+            store.put(number, wanted)
+            switch(host, store, number, wanted, plan, origin=origin(params))
+    return result
+
+
+def choose(proven: list[int], present: int | None, to: int | None) -> int:
+    """Return the number of the release to go back to; raises HostError if there is none such."""
+    kept = ", ".join(str(number) for number in proven) or "none"
+    if to is not None:
+        if to not in proven:
+            raise HostError(f"there is no release {to} that was ever healthy; kept are: {kept}")
+        return to
+    earlier = [number for number in proven if present is not None and number < present]
+    if not earlier:
+        raise HostError(f"there is no release before {present}; kept are: {kept}")
+    return earlier[-1]
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "required": True},
+            "to": {"type": "int"},
+            "by": {"type": "str", "default": ""},
+            "commit": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+    )
+    os.umask(0o022)
+    try:
+        with alone():
+            result = roll_back(Host(module.run_command), module.params, module.check_mode)
+        module.exit_json(**result)
+    except (HostError, OSError) as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()
