@@ -234,6 +234,16 @@ def test_plain_http_is_sent_to_tls(host: Host) -> None:
     assert f"Location: https://{domain}/a?b=c".encode() in answer.stdout
 
 
+def test_the_site_answers_over_ipv6(host: Host) -> None:
+    domain = world.domain(host.name)
+    known = [option for port in (80, 443) for option in ("--resolve", f"{domain}:{port}:[{host.address6}]")]
+    answer = journey.curl(
+        host, f"https://{domain}/api/health", *known, "--ipv6", "--write-out", " %{remote_ip}"
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.decode().endswith(f" {host.address6}")
+
+
 def test_a_name_that_is_not_ours_gets_no_certificate(host: Host) -> None:
     url = "https://other.memoryark.test/"
     answer = journey.curl(host, url, "--resolve", f"other.memoryark.test:443:{host.address}")

@@ -169,11 +169,13 @@ class Machine:
 
     # --- podman
 
-    def podman_ps(self, *_: Any) -> str:
+    def podman_ps(self, _names: list[str], options: list[str], _data: Any) -> str:
+        ancestor = next((option.rpartition("=")[2] for option in options if "ancestor" in option), None)
         return json.dumps(
             [
                 {"Labels": {UNIT_LABEL: f"{unit}.service", FINGERPRINT_LABEL: label(text)}}
                 for unit, text in self.containers.items()
+                if ancestor is None or ancestor == image(text)
             ]
         )
 
@@ -194,6 +196,10 @@ class Machine:
 
     def podman_image_ls(self, *_: Any) -> str:
         return json.dumps([{"RepoDigests": [name]} for name in sorted(self.images)])
+
+    def podman_image_rm(self, names: list[str], *_: Any) -> None:
+        assert names[0] not in {image(text) for text in self.containers.values()}, "in use"
+        self.images.discard(names[0])
 
     def podman_secret_ls(self, *_: Any) -> str:
         return "\n".join(self.secrets)

@@ -229,6 +229,9 @@ def test_old_releases_are_deleted_and_those_for_a_rollback_stay(machine: Machine
     kept = sorted(path.name for path in (machine.base / "etc/memoryark/releases").iterdir())
     assert kept == ["4", "5", "6", "7", "8"]
     assert len(list((machine.base / "srv/ark/config/a").iterdir())) == 5
+    assert sorted(name for name in machine.images if "/a" in name) == [
+        f"r.test/a{number}@sha256:0" for number in kept
+    ]
 
 
 @pytest.mark.parametrize("to", [None, 1])

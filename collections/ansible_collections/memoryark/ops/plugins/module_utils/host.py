@@ -130,6 +130,11 @@ class Host:
             return frozenset()
         return frozenset(self.run(["podman", "secret", "ls", "--format={{.Name}}"]).split())
 
+    def images(self) -> frozenset[str]:
+        """Return the references by digest of all images that Podman keeps."""
+        found = self.podman_json("image", "ls", "--format=json")
+        return frozenset(name for image in found for name in image.get("RepoDigests") or ())
+
     def unit_states(self, units: Iterable[str], *properties: str) -> dict[str, dict[str, str]]:
         """Return properties of units as systemctl shows them, by unit; names without ``.service``."""
         names = sorted(units)

@@ -145,10 +145,15 @@ class Store:
             self._host.link(f"{_SYSTEMD}/{name}", f"{CURRENT}/systemd/{name}")
         self._host.link(f"{_SYSTEMD}/multi-user.target.wants/{TARGET}", f"{_SYSTEMD}/{TARGET}")
 
-    def prune(self) -> frozenset[str]:
-        """Delete all but the present release and the last proven ones; return the secrets that those name."""
-        kept = set(self.proven()[-KEPT:]) | {self.current()}
-        for number in set(self.numbers()) - kept:
+    def kept(self) -> list[int]:
+        """Return the numbers of the present release and of the last proven ones."""
+        current = self.current()
+        return sorted({*self.proven()[-KEPT:], *([] if current is None else [current])})
+
+    def prune(self) -> None:
+        """Delete all other releases, and configuration that none of those that stay has."""
+        kept = self.kept()
+        for number in set(self.numbers()) - set(kept):
             self._host.delete_tree(f"{RELEASES}/{number}")
         releases = [self.load(number) for number in kept]
         sets = {name for release in releases for name in release.configs}
@@ -156,4 +161,3 @@ class Store:
             for content in self._host.list(f"{self._configs}/{service}"):
                 if _SET.fullmatch(content) and f"{service}/{content}" not in sets:
                     self._host.delete_tree(f"{self._configs}/{service}/{content}")
-        return frozenset(secret for release in releases for secret in release.secrets)

@@ -20,7 +20,7 @@ from ansible_collections.memoryark.ops.plugins.module_utils.host import (
     Host,
     HostError,
 )
-from ansible_collections.memoryark.ops.plugins.module_utils.plan import Found, Plan, make_plan
+from ansible_collections.memoryark.ops.plugins.module_utils.plan import Found, Plan, by_digest, make_plan
 from ansible_collections.memoryark.ops.plugins.module_utils.release import (
     FINGERPRINT_LABEL,
     SECRET_PREFIX,
@@ -43,13 +43,12 @@ def observe(host: Host, store: Store) -> Found:
         if UNIT_LABEL in container["Labels"]
     }
     trial = trial_units(host)
-    images = host.podman_json("image", "ls", "--format=json")
     return Found(
         release=release,
         damaged=store.damaged(number, release),
         fingerprints=fingerprints,
         active=host.active_units({*fingerprints, *release.names, *trial}),
-        images=frozenset(name for image in images for name in image.get("RepoDigests") or ()),
+        images=host.images(),
         secrets=host.secrets(),
         trial=trial,
         live=store.live(release),
@@ -89,7 +88,7 @@ def switch(
     store.commit(number, wanted, origin)
     end_trial(host)
     host.run(["systemctl", "start", TARGET])
-    remove_secrets(host, store.prune())
+    tidy(host, store)
 
 
 def generate(host: Host, directory: str, release: Release) -> dict[str, str]:
@@ -210,11 +209,23 @@ def roll_back(host: Host, store: Store, failed: Release) -> str:
     return f"Release {number} is back and healthy."
 
 
-def remove_secrets(host: Host, kept: frozenset[str]) -> None:
-    """Remove versions of secrets that no kept release names."""
-    old = sorted(name for name in host.secrets() if name.startswith(SECRET_PREFIX) and name not in kept)
+def tidy(host: Host, store: Store) -> None:
+    """Remove what only releases had that are no longer kept: images, versions of secrets, the releases."""
+    kept = [store.load(number) for number in store.kept()]
+    images = {image for release in kept for image in release.images}
+    unused = {image for number in store.numbers() for image in store.load(number).images} - images
+    present = host.images()
+    for image in sorted(unused):
+        # An image that a container of somebody else's uses stays; only those that Podman calls unused go.
+        if by_digest(image) in present and not host.podman_json(
+            "ps", "--all", "--format=json", f"--filter=ancestor={image}"
+        ):
+            host.run(["podman", "image", "rm", "--ignore", image])
+    secrets = {secret for release in kept for secret in release.secrets}
+    old = sorted(name for name in host.secrets() if name.startswith(SECRET_PREFIX) and name not in secrets)
     if old:
         host.run(["podman", "secret", "rm", *old])
+    store.prune()
 
 
 def as_services(units: Iterable[str]) -> list[str]:
