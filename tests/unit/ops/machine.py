@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.memoryark.ops.plugins.module_utils import databases
 from ansible_collections.memoryark.ops.plugins.module_utils.host import UNIT_LABEL, Host
 from ansible_collections.memoryark.ops.plugins.module_utils.release import FINGERPRINT_LABEL
 
@@ -60,6 +63,7 @@ class Machine:
         self.containers.clear()
         self.loaded.clear()
         shutil.rmtree(self.base / "run", ignore_errors=True)
+        databases.recover(self.base / databases.TRIAL.lstrip("/"), self.base / databases.CURRENT.lstrip("/"))
         self.daemon_reload()
         for unit, text in self.loaded.items():
             if image(text) not in self.broken:
@@ -68,6 +72,8 @@ class Machine:
     def begin(self, unit: str, text: str) -> None:
         """Start a container: fill the place of its files as its unit says, and let it read them."""
         self.containers[unit] = text
+        for path in re.findall(r"^Database=/(\S+)$", text, re.M):
+            self.migrate(self.base / path, image(text))
         copy = re.search(r"^ExecStartPre=cp --update=none (\S+)/\. (\S+)$", text, re.M)
         if copy:
             source, live = (self.base / path.lstrip("/") for path in copy.groups())
@@ -76,6 +82,19 @@ class Machine:
                 if not (live / file.name).exists():
                     shutil.copy(file, live)
             self.known[unit] = {file.name: file.read_text() for file in live.iterdir()}
+
+    def migrate(self, path: Path, version: str) -> None:
+        """Each version of an application adds a table of its own, and a row that must not be lost."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(path)) as database:
+            database.execute(f'CREATE TABLE IF NOT EXISTS "{version}" (x)')
+            database.commit()
+
+    def tables(self, path: str) -> list[str]:
+        """The versions that have migrated a database."""
+        with closing(sqlite3.connect(self.base / path.lstrip("/"))) as database:
+            names = database.execute("SELECT name FROM sqlite_master ORDER BY name").fetchall()
+            return [str(name).removeprefix("r.test/").removesuffix("@sha256:0") for (name,) in names]
 
     def __call__(
         self,
@@ -120,11 +139,14 @@ class Machine:
     def systemctl_daemon_reload(self, *_: Any) -> None:
         self.daemon_reload()
 
-    def systemctl_reset_failed(self, *_: Any) -> None:
-        pass
+    def systemctl_reset_failed(self, names: list[str], *_: Any) -> tuple[int, str, str]:
+        """As systemd does: a unit that is in nobody's memory cannot be reset."""
+        unknown = [name for name in names if name.removesuffix(".service") not in self.containers]
+        return (1, "", f"Unit {unknown[0]} not loaded.") if unknown else (0, "", "")
 
-    def systemctl_start(self, *_: Any) -> None:
-        pass
+    def systemctl_start(self, names: list[str], *_: Any) -> tuple[int, str, str]:
+        idle = [name for name in names if name.removesuffix(".service") not in self.containers]
+        return self.systemctl_restart([name for name in idle if name.endswith(".service")])
 
     def systemctl_restart(self, names: list[str], *_: Any) -> tuple[int, str, str]:
         failed = []

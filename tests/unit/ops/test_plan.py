@@ -119,6 +119,7 @@ def test_a_set_of_configuration_is_named_by_its_content() -> None:
                 "level": 0,
                 "monitor": 5.0,
                 "live": False,
+                "databases": [],
                 "check": ["check", "/srv/a/{config}"],
             }
         ],

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.memoryark.ops.plugins.module_utils import databases
 from ansible_collections.memoryark.ops.plugins.module_utils.host import HostError
 from ansible_collections.memoryark.ops.plugins.modules.release import deploy
 from ansible_collections.memoryark.ops.plugins.modules.release_info import look
@@ -15,12 +16,13 @@ from ansible_collections.memoryark.ops.plugins.modules.rollback import roll_back
 from machine import Machine, PowerCutError, image
 
 ROOT = "/srv/ark"
+DATABASE = f"{ROOT}/data/a.db"
 
 
 def release(value: str = "first", text: str = "one", **images: str) -> dict[str, Any]:
     """Parameters of the module: services a, b, ... in a chain, of these images.
 
-    ``value`` is the secret of all of them. ``a`` has a file of configuration with its image's name, ``b``
+    ``value`` is the secret of all of them. ``a`` has a database, which each image migrates, and it has a file of configuration with its image's name, ``b``
     one with ``text`` which it reads anew when it is told to.
     """
     names = sorted(images)
@@ -37,6 +39,7 @@ def release(value: str = "first", text: str = "one", **images: str) -> dict[str,
                 "level": level,
                 "monitor": 0.0,
                 "live": name == "b",
+                "databases": [DATABASE] if name == "a" else [],
                 "check": ["podman", "run", f"{ROOT}/config/b/{{config}}"] if name == "b" else [],
             }
             for level, name in enumerate(names)
@@ -60,7 +63,7 @@ Secret={{secret:token}},type=env
 {more}
 """
 MORE = {
-    "a": f"Volume={ROOT}/config/a/{{config}}:/etc/a",
+    "a": f"Volume={ROOT}/config/a/{{config}}:/etc/a\nDatabase={DATABASE}",
     "b": f"ExecStartPre=cp --update=none {ROOT}/config/b/{{config}}/. /run/memoryark/config/b",
 }
 
@@ -85,6 +88,7 @@ NEW = {"a": "a2", "b": "b1", "d": "d1"}
 def _disk_without_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Thousands of small files need not be on a real disk here."""
     monkeypatch.setattr(os, "fsync", lambda _handle: None)
+    monkeypatch.setattr(os, "sync", lambda: None)
 
 
 @pytest.fixture
@@ -177,6 +181,61 @@ def test_a_release_that_fails_leaves_the_one_before(machine: Machine, how: str) 
     assert versions(machine) == OLD
     machine.cut_power()
     assert versions(machine) == OLD
+
+
+def test_a_failed_release_takes_its_migration_back_and_keeps_what_it_made(machine: Machine) -> None:
+    machine.broken.add("r.test/d1@sha256:0")
+    with pytest.raises(HostError, match="Release 1 is back"):
+        deploy(machine.host(), release(**NEW), check=False)
+    assert machine.tables(DATABASE) == ["a1"]
+    assert machine.tables(f"{ROOT}/backups/releases/2/a.db.migrated") == ["a1", "a2"]
+
+
+def test_a_release_that_holds_keeps_its_migration(machine: Machine) -> None:
+    deploy(machine.host(), release(**NEW), check=False)
+    machine.cut_power()
+    assert machine.tables(DATABASE) == ["a1", "a2"]
+    assert machine.tables(f"{ROOT}/backups/releases/2/a.db") == ["a1"]
+
+
+def test_what_was_broken_before_does_not_keep_the_rest_from_coming_back(machine: Machine) -> None:
+    machine.containers.pop("memoryark-b")
+    machine.broken |= {"r.test/b1@sha256:0", "r.test/d1@sha256:0"}
+    with pytest.raises(HostError, match="could not be put back: memoryark-b did not become healthy"):
+        deploy(machine.host(), release(**(NEW | {"b": "b2"})), check=False)
+    assert versions(machine) == {"a": "a1", "c": "c1"}
+
+
+def test_a_full_disk_in_the_middle_is_a_failure_like_any_other(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = Machine.begin
+
+    def full(self: Machine, unit: str, text: str) -> None:
+        if "d1" in text:
+            raise OSError(28, "No space left on device")
+        begin(self, unit, text)
+
+    monkeypatch.setattr(Machine, "begin", full)
+    with pytest.raises(HostError, match=r"No space left on device\n.*Release 1 is back"):
+        deploy(machine.host(), release(**NEW), check=False)
+    assert versions(machine) == OLD
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "etc/containers/systemd/memoryark",
+        "etc/systemd/system/memoryark.target",
+        "etc/systemd/system/multi-user.target.wants/memoryark.target",
+    ],
+)
+def test_a_link_that_a_boot_needs_is_put_right(machine: Machine, link: str) -> None:
+    (machine.base / link).unlink()
+    assert deploy(machine.host(), release(**OLD), check=False)["plan"]["write"] == [f"/{link}"]
+    assert machine.starts == {}
+    assert (machine.base / link).is_symlink()
+    assert deploy(machine.host(), release(**OLD), check=False)["changed"] is False
 
 
 def test_a_failed_release_names_the_log(machine: Machine) -> None:
@@ -318,7 +377,9 @@ def operations(tmp_path: Path) -> int:
 
 
 @pytest.mark.parametrize("boot", [True, False], ids=["power cut", "killed"])
-def test_a_release_may_be_interrupted_anywhere(tmp_path: Path, boot: bool) -> None:
+def test_a_release_may_be_interrupted_anywhere(
+    tmp_path: Path, boot: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After a power cut the host runs one release, whole; the next run then comes to its end."""
     total = operations(tmp_path / "count")
     assert total > 30
@@ -326,12 +387,14 @@ def test_a_release_may_be_interrupted_anywhere(tmp_path: Path, boot: bool) -> No
         machine = Machine(tmp_path / str(step))
         deploy(machine.host(), release(**OLD), check=False)
         machine.power = step
+        monkeypatch.setattr(databases, "_sync", lambda _path, machine=machine: machine.tick())
         with pytest.raises(PowerCutError):
             deploy(machine.host(), release("second", "two", **NEW), check=False)
         machine.power = -1
         if boot:
             machine.cut_power()
             assert versions(machine) in (OLD, NEW), f"after {step} operations"
+            assert machine.tables(DATABASE) == (["a1"] if versions(machine) == OLD else ["a1", "a2"])
         deploy(machine.host(), release("second", "two", **NEW), check=False)
         assert versions(machine) == NEW, f"after {step} operations"
         assert machine.known["memoryark-b"] == {"b.conf": "two"}, f"after {step} operations"
@@ -340,35 +403,46 @@ def test_a_release_may_be_interrupted_anywhere(tmp_path: Path, boot: bool) -> No
         assert versions(machine) == NEW
 
 
-def test_a_return_to_the_old_release_after_an_interruption(tmp_path: Path) -> None:
+def test_a_return_to_the_old_release_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever takes the new release back after it was interrupted gets the old one, whole."""
     total = operations(tmp_path / "count")
     for step in range(total):
         machine = Machine(tmp_path / str(step))
         deploy(machine.host(), release(**OLD), check=False)
         machine.power = step
+        monkeypatch.setattr(databases, "_sync", lambda _path, machine=machine: machine.tick())
         with pytest.raises(PowerCutError):
             deploy(machine.host(), release("second", "two", **NEW), check=False)
         machine.power = -1
+        committed = look(machine.host(), ROOT)["current"] == 2
         deploy(machine.host(), release(**OLD), check=False)
         assert versions(machine) == OLD, f"after {step} operations"
         assert machine.known["memoryark-b"] == {"b.conf": "one"}, f"after {step} operations"
+        # What a release that held has made of the data stands.
+        expected = ["a1", "a2"] if committed else ["a1"]
+        assert machine.tables(DATABASE) == expected, f"after {step} operations"
         machine.cut_power()
         assert versions(machine) == OLD
 
 
-def test_a_failed_release_may_be_interrupted_while_it_is_taken_back(tmp_path: Path) -> None:
+def test_a_failed_release_may_be_interrupted_while_it_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     step, interrupted = 0, True
     while interrupted:
         machine = Machine(tmp_path / str(step))
         deploy(machine.host(), release(**OLD), check=False)
         machine.broken.add("r.test/d1@sha256:0")
         machine.power = step
+        monkeypatch.setattr(databases, "_sync", lambda _path, machine=machine: machine.tick())
         try:
             deploy(machine.host(), release("second", "two", **NEW), check=False)
         except PowerCutError:
             machine.cut_power()
             assert versions(machine) == OLD, f"after {step} operations"
+            assert machine.tables(DATABASE) == ["a1"], f"after {step} operations"
         except HostError:
             interrupted = False
         step += 1

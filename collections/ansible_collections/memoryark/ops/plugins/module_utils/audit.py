@@ -55,7 +55,7 @@ def audited(host: Host, action: str, params: Mapping[str, Any], result: Mapping[
 
     try:
         yield
-    except HostError as failure:
+    except (HostError, OSError) as failure:
         note(str(failure).partition("\n")[0])
         raise
     note("")

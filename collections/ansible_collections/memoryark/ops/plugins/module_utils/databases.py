@@ -15,11 +15,22 @@ import os
 import shutil
 import sqlite3
 import sys
+from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 TRIAL = "/var/lib/memoryark/trial.json"
+CURRENT = "/etc/memoryark/current"
 _SIDE_FILES = ("-journal", "-wal", "-shm")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The release that is being tried, and the databases that it has copied: paths of copies by path."""
+
+    release: int
+    copies: dict[str, str]
 
 
 def schema(path: Path) -> list[tuple[str, ...]]:
@@ -67,24 +78,22 @@ def restore(path: Path, saved: Path) -> bool:
     return True
 
 
-def begin(trial: Path, path: Path, saved: Path) -> None:
-    """Copy a database and note it, unless an interrupted release has done so already."""
+def begin(trial: Path, release: int, copies: Mapping[str, str]) -> None:
+    """Copy databases, paths to paths of their copies, and note it for ``release``.
+
+    What an interrupted release has copied already is not copied again: the first copy is the one from
+    before any migration.
+    """
     noted = journal(trial)
-    if str(path) in noted:
-        return
-    copy(path, saved)
-    noted[str(path)] = str(saved)
-    fresh = trial.with_name(f".{trial.name}.new")
-    fresh.parent.mkdir(parents=True, exist_ok=True)
-    fresh.write_text(json.dumps(noted), encoding="utf-8")
-    _sync(fresh)
-    fresh.replace(trial)
-    _sync(trial.parent)
+    for path, saved in copies.items():
+        if path not in noted.copies:
+            copy(Path(path), Path(saved))
+    _write(trial, Trial(release, {**copies, **noted.copies}))
 
 
 def take_back(trial: Path) -> list[str]:
     """Bring every noted database back that needs it and forget the trial; return the paths of those."""
-    restored = [path for path, saved in journal(trial).items() if restore(Path(path), Path(saved))]
+    restored = [path for path, saved in journal(trial).copies.items() if restore(Path(path), Path(saved))]
     end(trial)
     return restored
 
@@ -94,13 +103,21 @@ def end(trial: Path) -> None:
     trial.unlink(missing_ok=True)
 
 
-def journal(trial: Path) -> dict[str, str]:
-    """Return the copies that a trial has noted, by the path of the database."""
+def journal(trial: Path) -> Trial:
+    """Return what the trial has noted; nothing without one."""
     try:
-        noted: dict[str, str] = json.loads(trial.read_text(encoding="utf-8"))
+        return Trial(**json.loads(trial.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        return {}
-    return noted
+        return Trial(0, {})
+
+
+def _write(trial: Path, noted: Trial) -> None:
+    trial.parent.mkdir(parents=True, exist_ok=True)
+    fresh = trial.with_name(f".{trial.name}.new")
+    fresh.write_text(json.dumps(asdict(noted)), encoding="utf-8")
+    _sync(fresh)
+    fresh.replace(trial)
+    _sync(trial.parent)
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -116,9 +133,21 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def settle(trial: Path, current: int | None) -> None:
+    """Forget a trial whose release is the present one: it was committed, only its last step is missing."""
+    if current is not None and current == journal(trial).release:
+        end(trial)
+
+
+def recover(trial: Path, current: Path) -> list[str]:
+    """Bring back what a release migrated that did not come to its end; return the paths of those."""
+    settle(trial, int(current.readlink().name) if current.is_symlink() else None)
+    return take_back(trial)
+
+
 def main() -> None:
-    """Take an interrupted release's migrations back; for the boot."""
-    for path in take_back(Path(TRIAL)):
+    """Run at boot, before the earlier release starts."""
+    for path in recover(Path(TRIAL), Path(CURRENT)):
         sys.stdout.write(f"{path} is as it was before the release that did not come to its end\n")
 
 

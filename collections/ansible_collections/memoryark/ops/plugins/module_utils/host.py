@@ -44,6 +44,10 @@ class Host:
             raise HostError(f"'{' '.join(argv[:6])}' failed with exit code {code}: {said}")
         return out
 
+    def try_run(self, argv: Sequence[str]) -> None:
+        """Run a command that may fail."""
+        self._runner(list(argv))
+
     def read(self, name: str) -> str | None:
         """Return a file's text, None if there is none."""
         try:
@@ -99,6 +103,8 @@ class Host:
             return
         path = self.path(name)
         make_directory(path.parent)
+        if path.is_dir() and not path.is_symlink():
+            raise HostError(f"{name} is a directory and has to be a link of this project; move it away")
         fresh = path.with_name(f".{path.name}.new")
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(target)

@@ -15,7 +15,8 @@ from ansible_collections.memoryark.ops.plugins.module_utils.release import Relea
 class Found:
     """The host.
 
-    ``release`` is the one that it boots, ``damaged`` names files of it that are not as they were written.
+    ``release`` is the one that it boots, ``damaged`` names files of it that are not as they were written,
+    ``links`` those that should lead a boot to it and do not.
     ``fingerprints`` are those of containers, by unit; ``trial`` names units of a run that did not end.
     ``live`` are the configuration files under running containers, by service and path; ``pending`` names
     services that were not told of theirs yet.
@@ -23,6 +24,7 @@ class Found:
 
     release: Release = field(default_factory=Release)
     damaged: frozenset[str] = frozenset()
+    links: frozenset[str] = frozenset()
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     active: frozenset[str] = frozenset()
     images: frozenset[str] = frozenset()
@@ -58,6 +60,16 @@ class Plan:
         """The units that are started or started again."""
         return frozenset({*self.create, *self.restart, *self.start})
 
+    def jobs(self, level: tuple[str, ...]) -> dict[str, list[str]]:
+        """Return what systemctl is to do with the units of a level: units by its word for it."""
+        words = {
+            "restart": {*self.create, *self.restart},
+            "start": set(self.start),
+            "reload": set(self.reload),
+        }
+        found = {word: [name for name in level if name in names] for word, names in words.items()}
+        return {word: names for word, names in found.items() if names}
+
     def shown(self) -> dict[str, list[str]]:
         """Return the plan as a module returns it."""
         names = (
@@ -84,7 +96,7 @@ def make_plan(wanted: Release, found: Found) -> Plan:
         edited = unit.name in found.damaged or (not unit.live and unit.configs in found.damaged)
         if unit.name not in present:
             create.append(unit.name)
-        elif unit.name not in found.active:
+        elif unit.name not in found.active and found.fingerprints.get(unit.name) in {None, unit.fingerprint}:
             start.append(unit.name)
         elif edited or found.fingerprints.get(unit.name) != unit.fingerprint:
             restart.append(unit.name)
@@ -100,7 +112,9 @@ def make_plan(wanted: Release, found: Found) -> Plan:
     return Plan(
         pull=tuple(sorted(image for image in wanted.images if by_digest(image) not in found.images)),
         secrets=tuple(sorted(wanted.secrets - found.secrets)),
-        write=tuple(sorted(damaged | {name for name, text in after.items() if before.get(name) != text})),
+        write=tuple(
+            sorted(damaged | found.links | {name for name, text in after.items() if before.get(name) != text})
+        ),
         delete=tuple(sorted(set(before) - set(after))),
         create=tuple(create),
         restart=tuple(restart),

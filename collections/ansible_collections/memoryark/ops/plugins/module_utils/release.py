@@ -24,7 +24,8 @@ class Unit:
 
     ``name`` is its unit's without suffix, ``text`` the Quadlet file, ``level`` orders starts, ``configs``
     names its set of configuration files, if any. With ``live`` it reads these anew when it is told to.
-    ``check`` is the command that checks them, ``monitor`` the seconds that it must stay healthy.
+    ``check`` is the command that checks them, ``monitor`` the seconds that it must stay healthy,
+    ``databases`` are the paths of the SQLite files that it may migrate.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Unit:
     live: bool = False
     check: tuple[str, ...] = ()
     monitor: float = 0.0
+    databases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,12 @@ class Release:
     def names(self) -> frozenset[str]:
         """The names of its container units."""
         return frozenset(unit.name for unit in self.units)
+
+    def migrating(self, previous: Release) -> dict[str, tuple[str, ...]]:
+        """Return the databases, by unit, of units that are not the same in ``previous``."""
+        same = {(unit.name, unit.text) for unit in previous.units}
+        units = (unit for unit in self.units if unit.databases and (unit.name, unit.text) not in same)
+        return {unit.name: unit.databases for unit in units}
 
     @property
     def images(self) -> frozenset[str]:
@@ -78,8 +86,9 @@ class Release:
     def from_json(cls, text: str) -> Release:
         """Read what ``to_json`` wrote; raises ValueError, KeyError or TypeError for anything else."""
         raw = json.loads(text)
-        units = tuple(Unit(**{**unit, "check": tuple(unit["check"])}) for unit in raw["units"])
-        return cls(units, raw["systemd"], raw["configs"])
+        lists = ("check", "databases")
+        units = [Unit(**{**unit, **{name: tuple(unit[name]) for name in lists}}) for unit in raw["units"]]
+        return cls(tuple(units), raw["systemd"], raw["configs"])
 
 
 def bind(params: Mapping[str, Any], secrets: Mapping[str, str]) -> Release:
@@ -110,6 +119,7 @@ def bind(params: Mapping[str, Any], secrets: Mapping[str, str]) -> Release:
                     bind_secrets(word.replace(_CONFIG, content), secrets) for word in service["check"]
                 ),
                 monitor=service["monitor"],
+                databases=tuple(service["databases"]),
             )
         )
     return Release(tuple(units), dict(params["systemd_units"]), configs)

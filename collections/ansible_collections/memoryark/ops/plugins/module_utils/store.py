@@ -36,11 +36,12 @@ _QUADLET = "/etc/containers/systemd/memoryark"
 
 
 class Store:
-    """Keeps releases on ``host``; ``configs`` is the directory of configuration files."""
+    """Keeps releases on ``host``; ``root`` is the directory of data and configuration."""
 
-    def __init__(self, host: Host, configs: str) -> None:
+    def __init__(self, host: Host, root: str) -> None:
         self._host = host
-        self._configs = configs
+        self._configs = f"{root}/config"
+        self.backups = f"{root}/backups/releases"
 
     def current(self) -> int | None:
         """Return the number of the release that the host boots, None before the first."""
@@ -139,11 +140,13 @@ class Store:
         if not self.origin(number):
             self._host.write(f"{RELEASES}/{number}/{PROVEN}", json.dumps(origin, sort_keys=True) + "\n")
         self._host.link(CURRENT, f"releases/{number}")
-        # These never change again: they lead through the link above.
-        self._host.link(_QUADLET, f"{CURRENT}/quadlet")
-        for name in release.systemd:
-            self._host.link(f"{_SYSTEMD}/{name}", f"{CURRENT}/systemd/{name}")
-        self._host.link(f"{_SYSTEMD}/multi-user.target.wants/{TARGET}", f"{_SYSTEMD}/{TARGET}")
+        for name, target in links(release).items():
+            self._host.link(name, target)
+
+    def wrong_links(self, release: Release) -> frozenset[str]:
+        """Return those of the links that lead a boot to the release which are not there as they should be."""
+        wanted = links(release) if release.units else {}
+        return frozenset(name for name, target in wanted.items() if self._host.read_link(name) != target)
 
     def kept(self) -> list[int]:
         """Return the numbers of the present release and of the last proven ones."""
@@ -161,3 +164,15 @@ class Store:
             for content in self._host.list(f"{self._configs}/{service}"):
                 if _SET.fullmatch(content) and f"{service}/{content}" not in sets:
                     self._host.delete_tree(f"{self._configs}/{service}/{content}")
+
+
+def links(release: Release) -> dict[str, str]:
+    """Return the links by which Quadlet and systemd find the present release: targets by path.
+
+    They stay from release to release, since they lead through one link that changes.
+    """
+    return {
+        _QUADLET: f"{CURRENT}/quadlet",
+        **{f"{_SYSTEMD}/{name}": f"{CURRENT}/systemd/{name}" for name in release.systemd},
+        f"{_SYSTEMD}/multi-user.target.wants/{TARGET}": f"{_SYSTEMD}/{TARGET}",
+    }

@@ -9,11 +9,16 @@ the host is one rename at the end.
 
 from __future__ import annotations
 
+import inspect
+import os
+import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+from ansible_collections.memoryark.ops.plugins.module_utils import databases
 from ansible_collections.memoryark.ops.plugins.module_utils.host import (
     QUADLET_GENERATOR,
     UNIT_LABEL,
@@ -29,6 +34,11 @@ from ansible_collections.memoryark.ops.plugins.module_utils.release import (
 from ansible_collections.memoryark.ops.plugins.module_utils.store import TARGET, Store
 
 TRIAL = "/run/systemd/system"
+RECOVERY = "memoryark-recovery.service"
+RECOVERY_PROGRAM = "/usr/lib/memoryark/databases.py"
+States = dict[str, dict[str, str]]
+"""Properties by unit, as systemctl shows them."""
+
 _POLL = 1.0
 
 
@@ -46,6 +56,7 @@ def observe(host: Host, store: Store) -> Found:
     return Found(
         release=release,
         damaged=store.damaged(number, release),
+        links=store.wrong_links(release),
         fingerprints=fingerprints,
         active=host.active_units({*fingerprints, *release.names, *trial}),
         images=host.images(),
@@ -65,7 +76,10 @@ def prepare(host: Host, store: Store, wanted: Release, plan: Plan, values: Mappi
         host.run(["podman", "pull", "--quiet", reference])
     for name in plan.secrets:
         host.run(["podman", "secret", "create", name, "-"], data=values[name])
-    return store.stage(wanted)
+    number = store.stage(wanted)
+    # Podman leaves it to the kernel when layers and secrets reach the disk; a release must not come before.
+    os.sync()
+    return number
 
 
 def switch(
@@ -77,15 +91,20 @@ def switch(
 
     Raises HostError, with the release before it back in place, when anything fails.
     """
+    databases.settle(host.path(databases.TRIAL), store.current())
     services = generate(host, store.directory(number), wanted)
     check_configs(host, wanted, plan)
     try:
         begin_trial(host, services | dict(wanted.systemd))
-        perform(host, store, wanted, plan)
-        watch(host, wanted, plan)
-    except HostError as error:
-        raise HostError(f"{error}\n{roll_back(host, store, wanted)}") from error
-    store.commit(number, wanted, origin)
+        if store.current() == number and take_back(host, wanted):
+            plan = make_plan(wanted, observe(host, store))
+        started = perform(host, store, number, wanted, plan)
+        watch(host, wanted, started)
+        store.commit(number, wanted, origin)
+    except (Exception, SystemExit) as error:
+        # Whatever it was, a bug in here included: the host must not be left in between.
+        raise HostError(f"{error}\n{roll_back(host, store, number, wanted)}") from error
+    databases.end(host.path(databases.TRIAL))
     end_trial(host)
     host.run(["systemctl", "start", TARGET])
     tidy(host, store)
@@ -115,9 +134,8 @@ def check_configs(host: Host, release: Release, plan: Plan) -> None:
 
 def begin_trial(host: Host, units: Mapping[str, str]) -> None:
     """Let systemd use these units until the next boot, instead of those of the release that it boots."""
-    for name in host.list(TRIAL):
-        if name.startswith("memoryark") and name not in units:
-            host.delete(f"{TRIAL}/{name}")
+    for name in set(trial_files(host)) - set(units):
+        host.delete(f"{TRIAL}/{name}")
     for name, text in units.items():
         host.write(f"{TRIAL}/{name}", text)
     host.run(["systemctl", "daemon-reload"])
@@ -125,42 +143,111 @@ def begin_trial(host: Host, units: Mapping[str, str]) -> None:
 
 def end_trial(host: Host) -> None:
     """Let systemd use the units of the release that the host boots."""
-    for name in host.list(TRIAL):
-        if name.startswith("memoryark"):
-            host.delete(f"{TRIAL}/{name}")
+    for name in trial_files(host):
+        host.delete(f"{TRIAL}/{name}")
     host.run(["systemctl", "daemon-reload"])
+
+
+def trial_files(host: Host) -> list[str]:
+    """Return the names of the units of a trial; drop-in directories of an operator are not ours."""
+    kinds = (".service", ".target", ".slice")
+    return [name for name in host.list(TRIAL) if name.startswith("memoryark") and name.endswith(kinds)]
 
 
 def trial_units(host: Host) -> frozenset[str]:
     """Return the containers' units that a run left which did not end."""
-    services = (name for name in host.list(TRIAL) if name.endswith(".service"))
-    return frozenset(name.removesuffix(".service") for name in services if name.startswith("memoryark-"))
+    services = (name for name in trial_files(host) if name.endswith(".service"))
+    return frozenset(name.removesuffix(".service") for name in services if name != RECOVERY)
 
 
-def perform(host: Host, store: Store, release: Release, plan: Plan) -> None:
-    """Stop what leaves, then start level by level, each until all are healthy or one failed."""
+def save_databases(
+    host: Host, store: Store, number: int | None, wanted: Release, level: Iterable[str]
+) -> None:
+    """Stop services of ``level`` that are about to change, and copy their databases."""
+    present = store.current()
+    if number is None or present == number:
+        return
+    migrating = wanted.migrating(store.load(present))
+    copies = {
+        str(host.path(path)): str(host.path(f"{store.backups}/{number}/{Path(path).name}"))
+        for name in level
+        for path in migrating.get(name, ())
+        if host.path(path).exists()
+    }
+    if copies:
+        program = inspect.getsource(databases)
+        if host.read(RECOVERY_PROGRAM) != program:
+            host.write(RECOVERY_PROGRAM, program)
+        stop_units(host, set(level) & set(migrating))
+        with told_to_the_operator("a database cannot be copied"):
+            databases.begin(host.path(databases.TRIAL), number, copies)
+
+
+def take_back(host: Host, release: Release) -> bool:
+    """Bring back what an interrupted or failed release made of databases; return whether there was one."""
+    journal = host.path(databases.TRIAL)
+    if not databases.journal(journal).copies:
+        return False
+    stop_units(host, (unit.name for unit in release.units if unit.databases))
+    with told_to_the_operator("a database cannot be brought back"):
+        databases.take_back(journal)
+    return True
+
+
+@contextmanager
+def told_to_the_operator(what: str) -> Iterator[None]:
+    """Turn errors of files and databases into HostError."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise HostError(f"{what}: {error}") from error
+
+
+def perform(
+    host: Host, store: Store, number: int | None, release: Release, plan: Plan, *, to_the_end: bool = False
+) -> States:
+    """Stop what leaves, then start level by level, each until all are healthy or one failed.
+
+    ``to_the_end`` goes on with the next level after a failure, which is raised at the end. Return the states
+    of the units as they were when they had become healthy.
+    """
     stop(host, plan.remove)
     if plan.touched:
-        # A start limit that an earlier attempt ran into must not refuse this one.
-        host.run(["systemctl", "reset-failed", *as_services(plan.touched)])
+        # A start limit that an earlier attempt ran into must not refuse this one. Units that systemd has not
+        # loaded yet make the command fail, and need it not.
+        host.try_run(["systemctl", "reset-failed", *as_services(plan.touched)])
+    started: States = {}
+    errors = []
     for level in plan.levels:
-        for name in level:
-            store.put_live(release, name)
         try:
-            for word, units in (("restart", plan.touched), ("reload", frozenset(plan.reload))):
-                if names := as_services(units & set(level)):
-                    host.run(["systemctl", word, *names])
+            for name in level:
+                store.put_live(release, name)
+            save_databases(host, store, number, release, level)
+            for word, units in plan.jobs(level).items():
+                host.run(["systemctl", word, *as_services(units)])
         except HostError as error:
             failed = sorted(set(level) - host.active_units(level)) or list(level)
-            raise HostError(
-                f"{', '.join(failed)} did not become healthy; {error}\n{logs(host, failed)}"
-            ) from error
-        store.told(release, level)
+            errors.append(f"{', '.join(failed)} did not become healthy; {error}\n{logs(host, failed)}")
+            if not to_the_end:
+                break
+        else:
+            store.told(release, level)
+            started |= host.unit_states(level, "ActiveState", "InvocationID")
+    if errors:
+        raise HostError("\n".join(errors))
+    return started
 
 
 def stop(host: Host, units: Iterable[str]) -> None:
     """Stop units that leave the release, and remove what containers they left."""
     names = as_services(units)
+    stop_units(host, units)
+    for name in names:
+        host.run(["podman", "rm", "--force", f"--filter=label={UNIT_LABEL}={name}"])
+
+
+def stop_units(host: Host, units: Iterable[str]) -> None:
+    """Stop those of ``units`` that systemd knows."""
     states = host.unit_states(units, "LoadState", "ActiveState")
     known = [
         name
@@ -169,18 +256,14 @@ def stop(host: Host, units: Iterable[str]) -> None:
     ]
     if known:
         host.run(["systemctl", "stop", *as_services(known)])
-    for name in names:
-        host.run(["podman", "rm", "--force", f"--filter=label={UNIT_LABEL}={name}"])
 
 
-def watch(host: Host, release: Release, plan: Plan) -> None:
+def watch(host: Host, release: Release, before: States) -> None:
     """Raise HostError if one of the units that were changed fails or is started again too soon."""
-    changed = {*plan.touched, *plan.reload}
-    names = sorted(changed)
+    names = sorted(before)
     if not names:
         return
-    seconds = max(unit.monitor for unit in release.units if unit.name in changed)
-    before = host.unit_states(names, "ActiveState", "InvocationID")
+    seconds = max(unit.monitor for unit in release.units if unit.name in before)
     deadline = time.monotonic() + seconds
     while True:
         now = host.unit_states(names, "ActiveState", "InvocationID")
@@ -194,15 +277,23 @@ def watch(host: Host, release: Release, plan: Plan) -> None:
         time.sleep(min(_POLL, seconds))
 
 
-def roll_back(host: Host, store: Store, failed: Release) -> str:
+def roll_back(host: Host, store: Store, tried: int, failed: Release) -> str:
     """Put back the release that the host boots; return what became of it."""
     number = store.current()
     previous = store.load(number)
+    if number is not None and number == tried:
+        return f"Release {number} itself is the one that runs; run this again to bring it to its end."
     try:
+        if number is not None:
+            store.put(number, previous)
         stop(host, failed.names - previous.names)
         end_trial(host)
-        perform(host, store, previous, make_plan(previous, observe(host, store)))
-    except HostError as error:
+        take_back(host, previous)
+        plan = make_plan(previous, observe(host, store))
+        # What the failed release gave to others, a port or a name, must be free before its owner starts.
+        stop_units(host, plan.touched)
+        perform(host, store, number, previous, plan, to_the_end=True)
+    except (HostError, OSError) as error:
         return f"Release {number} could not be put back: {error}"
     if number is None:
         return "There was no release before it; its containers were stopped."
@@ -225,6 +316,8 @@ def tidy(host: Host, store: Store) -> None:
     old = sorted(name for name in host.secrets() if name.startswith(SECRET_PREFIX) and name not in secrets)
     if old:
         host.run(["podman", "secret", "rm", *old])
+        # Podman rewrites the one file of all secrets.
+        os.sync()
     store.prune()
 
 

@@ -65,6 +65,11 @@ options:
         description: Whether it reads its configuration anew when its unit is reloaded.
         type: bool
         default: false
+      databases:
+        description: Paths of SQLite databases that it may migrate.
+        type: list
+        elements: str
+        default: []
       check:
         description: Command that checks its configuration. C({config}) stands for the set of files.
         type: list
@@ -180,7 +185,7 @@ def deploy(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]:
     """Bring the host to the release in ``params``; return the module's result."""
     names = secret_names(secret_versions(host, params["secrets"], check))
     wanted = bind(params, names)
-    store = Store(host, f"{params['root']}/config")
+    store = Store(host, params["root"])
     found = observe(host, store)
     plan = make_plan(wanted, found)
     result = {
@@ -226,6 +231,7 @@ def main() -> None:
                     "level": {"type": "int", "required": True},
                     "monitor": {"type": "float", "default": 5.0},
                     "live": {"type": "bool", "default": False},
+                    "databases": {"type": "list", "elements": "str", "default": []},
                     "check": {"type": "list", "elements": "str", "default": []},
                 },
             },

@@ -81,7 +81,7 @@ from ansible_collections.memoryark.ops.plugins.module_utils.transaction import t
 
 def look(host: Host, root: str) -> dict[str, Any]:
     """Return the module's result."""
-    store = Store(host, f"{root}/config")
+    store = Store(host, root)
     current = store.current()
     states = host.unit_states(store.load(current).names, "ActiveState", "SubState")
     return {

@@ -69,7 +69,7 @@ from ansible_collections.memoryark.ops.plugins.module_utils.transaction import o
 
 def roll_back(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]:
     """Bring the release ``to`` back; return the module's result."""
-    store = Store(host, f"{params['root']}/config")
+    store = Store(host, params["root"])
     present = store.current()
     number = choose(store.proven(), present, params["to"])
     wanted = store.load(number)

@@ -68,6 +68,24 @@ def _check_service(
             "image",
             f"'{service.image}' is not pinned; write registry/name@sha256:… with all 64 hexadecimal digits",
         )
+    yield from _check_references(service, catalogue, names, problem)
+    for secret in service.secret_names:
+        if secret not in secrets:
+            yield problem("secrets", f"secret '{secret}' has no value; set memoryark_secrets.{secret}")
+    for name, value in service.environment.items():
+        if value == "None":
+            yield problem(
+                f"environment.{name}", "the value is missing; the host's own environment is not passed on"
+            )
+    if service.config.reload_signal and not any(mount.kind == "config" for mount in service.mounts):
+        yield problem("x-memoryark.config", "there is no configuration to read anew; mount it in volumes")
+    yield from _check_hardening(service, problem)
+
+
+def _check_references(
+    service: Service, catalogue: Catalogue, names: Collection[str], problem: Callable[[str, str], Problem]
+) -> Iterator[Problem]:
+    """What a service names is there."""
     for attachment in service.networks:
         if attachment.network not in catalogue.networks:
             yield problem(
@@ -90,15 +108,10 @@ def _check_service(
                 f"'{mount.source}' cannot be mounted; a service mounts named volumes, "
                 f"and its own folder as ./{service.name}/config:TARGET:ro",
             )
-    for secret in service.secret_names:
-        if secret not in secrets:
-            yield problem("secrets", f"secret '{secret}' has no value; set memoryark_secrets.{secret}")
-    for name, value in service.environment.items():
-        if value == "None":
-            yield problem(
-                f"environment.{name}", "the value is missing; the host's own environment is not passed on"
-            )
-    yield from _check_hardening(service, problem)
+    directories = {volume.key for volume in catalogue.volumes.values() if volume.directory}
+    directories &= {mount.source for mount in service.mounts}
+    for source in sorted({source for source, _path in service.databases} - directories):
+        yield problem("x-memoryark.databases", f"'{source}' is no volume with a directory that it mounts")
 
 
 def _check_hardening(service: Service, problem: Callable[[str, str], Problem]) -> Iterator[Problem]:

@@ -140,6 +140,7 @@ class Service:
     restart: RestartPolicy = RestartPolicy()
     monitor: float = DEFAULT_MONITOR
     config: Config = Config()
+    databases: tuple[tuple[str, str], ...] = ()
     command: tuple[str, ...] = ()
     entrypoint: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -330,6 +331,7 @@ def parse_service(name: str, raw: Mapping[str, Any]) -> Service:
     limits, reservations = resources["limits"], resources.get("reservations", {})
     extension = raw["x-memoryark"]
     metrics = extension.get("metrics", {})
+    databases = (entry.partition(":") for entry in extension.get("databases", ()))
     update = raw["deploy"].get("update_config", {})
     return Service(
         name=name,
@@ -345,6 +347,7 @@ def parse_service(name: str, raw: Mapping[str, Any]) -> Service:
         restart=parse_restart(raw["deploy"].get("restart_policy", {})),
         monitor=parse_duration(update["monitor"]) if "monitor" in update else DEFAULT_MONITOR,
         config=parse_config(extension.get("config", {})),
+        databases=tuple((volume, path) for volume, _colon, path in databases),
         command=words(raw.get("command")),
         entrypoint=words(raw.get("entrypoint")),
         environment=texts(raw.get("environment")),

@@ -24,6 +24,9 @@ Section = list[tuple[str, str]]
 
 TARGET = "memoryark.target"
 SLICE = "memoryark.slice"
+RECOVERY = "memoryark-recovery.service"
+RECOVERY_PROGRAM = "/usr/lib/memoryark/databases.py"
+TRIAL_JOURNAL = "/var/lib/memoryark/trial.json"
 # Emptied by every boot; a unit that starts fills it from its own release.
 LIVE = "/run/memoryark/config"
 ID_RANGE_BASE = 100_000
@@ -118,6 +121,9 @@ def _unit_section(service: Service, catalogue: Catalogue) -> Iterator[tuple[str,
         # Wants, not Requires: a restart of the other must not restart this one.
         yield "Wants", f"{catalogue.services[name].unit}.service"
         yield "After", f"{catalogue.services[name].unit}.service"
+    if service.databases:
+        yield "Wants", RECOVERY
+        yield "After", RECOVERY
     yield from _start_limit(service.restart, start_timeout(service.health))
 
 
@@ -276,6 +282,7 @@ def render_check(service: Service, root: str) -> list[str]:
         "--cap-drop=all",
         "--security-opt=no-new-privileges",
         f"--memory={service.memory}",
+        *([f"--user={service.user}"] if service.user else []),
         *(f"--tmpfs={entry}" for entry in service.tmpfs),
         *(f"--env={name}={value}" for name, value in sorted(service.environment.items())),
         *(f"--secret={value}" for _key, value in _secrets(service)),
@@ -354,7 +361,16 @@ def render_units(catalogue: Catalogue, root: str) -> tuple[dict[str, str], dict[
     target: Section = [("Description", "MemoryArk: all of its containers")]
     # A container's MemoryLow only counts up to what the slice above it has.
     memory: Section = [("MemoryLow", str(reserved))]
+    # At boot only: while a release is being tried, systemd has the target from /run.
+    recovery: Section = [
+        ("Description", "MemoryArk: databases as they were before a release that was interrupted"),
+        ("ConditionPathExists", TRIAL_JOURNAL),
+        ("ConditionPathExists", f"!/run/systemd/system/{TARGET}"),
+        ("RequiresMountsFor", root),
+    ]
+    program: Section = [("Type", "oneshot"), ("ExecStart", f"/usr/bin/python3 {RECOVERY_PROGRAM}")]
     return quadlets, {
+        RECOVERY: unit_text({"Unit": recovery, "Service": program}),
         TARGET: unit_text({"Unit": target, "Install": [("WantedBy", "multi-user.target")]}),
         SLICE: unit_text({"Unit": [("Description", "MemoryArk containers")], "Slice": memory}),
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible_collections.memoryark.ops.plugins.plugin_utils.checks import start_levels
 from ansible_collections.memoryark.ops.plugins.plugin_utils.configs import render_configs
-from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue
+from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue, Service
 from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Problem, ProblemsError
 from ansible_collections.memoryark.ops.plugins.plugin_utils.quadlet import (
     refused_keys,
@@ -45,6 +45,7 @@ def build_release(
                 "level": level,
                 "monitor": catalogue.services[name].monitor,
                 "check": render_check(catalogue.services[name], root),
+                "databases": database_paths(catalogue, catalogue.services[name], root),
                 "live": bool(catalogue.services[name].config.reload_signal),
             }
             for level, names in enumerate(levels)
@@ -55,6 +56,11 @@ def build_release(
         "volumes": sorted(volume.name for volume in catalogue.volumes.values() if not volume.directory),
         "secrets": list(catalogue.secret_names),
     }
+
+
+def database_paths(catalogue: Catalogue, service: Service, root: str) -> list[str]:
+    """Return where a service's databases are on the host."""
+    return [f"{root}/{catalogue.volumes[volume].directory}/{path}" for volume, path in service.databases]
 
 
 def networks(catalogue: Catalogue) -> list[dict[str, Any]]:
