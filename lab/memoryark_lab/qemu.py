@@ -25,6 +25,8 @@ class Machine:
 
     accelerator: str
     cpu: str
+    parallel: bool = True
+    """Whether several processors of a guest may run at the same time."""
 
     @property
     def emulated(self) -> bool:
@@ -72,11 +74,13 @@ def choose_machine(cpuinfo: str, kvm_usable: bool, version: str) -> Machine:
     flags = {flag for line in cpuinfo.splitlines() if line.startswith("flags") for flag in line.split()}
     if kvm_usable and flags & {"vmx", "svm"}:
         return Machine("kvm", "host")
-    found = re.search(r"version (\d+)\.", version)
-    major = int(found[1]) if found else 0
-    # QEMU 7 emulates 16-byte atomics wrongly on several processors: the guest's kernel panics.
+    found = re.search(r"version (\d+)\.(\d+)", version)
+    major, minor = (int(found[1]), int(found[2])) if found else (0, 0)
+    # Before 8.1 QEMU could go on with code that another processor had changed in the meantime, as kernels
+    # do to their own: "Oops: int3". And it emulated 16-byte atomics wrongly on several processors.
     # Leave its other features alone: with svm=off the guest comes up unable to mount anything.
-    return Machine("tcg,thread=multi,tb-size=1024", "max,cx16=off" if major < 8 else "max")
+    parallel = (major, minor) >= (8, 1)
+    return Machine("tcg,thread=multi,tb-size=1024", "max" if parallel else "max,cx16=off", parallel)
 
 
 def machine() -> Machine:
@@ -115,7 +119,7 @@ def argv(
         *("-machine", "pc"),
         *("-accel", how.accelerator),
         *("-cpu", how.cpu),
-        *("-smp", str(spec.cpus)),
+        *("-smp", str(spec.cpus if how.parallel else 1)),
         *("-m", str(spec.memory_mb)),
         *("-uuid", spec.uuid),
         *("-rtc", "base=utc"),

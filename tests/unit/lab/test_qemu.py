@@ -10,25 +10,36 @@ from memoryark_lab import qemu
 TCG = "tcg,thread=multi,tb-size=1024"
 V7 = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)"
 V10 = "QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)"
+KVM = qemu.Machine("kvm", "host")
+EMULATED = qemu.Machine(TCG, "max")
+OLD = qemu.Machine(TCG, "max,cx16=off", parallel=False)
 
 
 @pytest.mark.parametrize(
-    ("flags", "usable", "version", "accelerator", "cpu"),
+    ("flags", "usable", "version", "machine"),
     [
-        ("fpu vmx sse", True, V7, "kvm", "host"),
-        ("fpu svm sse", True, V10, "kvm", "host"),
-        ("fpu svm_lock", True, V7, TCG, "max,cx16=off"),
-        ("fpu sse", True, V7, TCG, "max,cx16=off"),
-        ("fpu vmx", False, V7, TCG, "max,cx16=off"),
-        ("fpu vmx", False, V10, TCG, "max"),
-        ("fpu", False, "something else", TCG, "max,cx16=off"),
+        ("fpu vmx sse", True, V7, KVM),
+        ("fpu svm sse", True, V10, KVM),
+        ("fpu svm_lock", True, V7, OLD),
+        ("fpu sse", True, V7, OLD),
+        ("fpu vmx", False, V7, OLD),
+        ("fpu vmx", False, V7.replace("7.2.22", "8.0.4"), OLD),
+        ("fpu vmx", False, V7.replace("7.2.22", "8.1.0"), EMULATED),
+        ("fpu vmx", False, V10, EMULATED),
+        ("fpu", False, "something else", OLD),
     ],
 )
 def test_kvm_needs_processor_and_device(
-    flags: str, usable: bool, version: str, accelerator: str, cpu: str
+    flags: str, usable: bool, version: str, machine: qemu.Machine
 ) -> None:
     cpuinfo = f"processor : 0\nflags\t\t: {flags}\nbugs : vmx svm\n"
-    assert qemu.choose_machine(cpuinfo, usable, version) == qemu.Machine(accelerator, cpu)
+    assert qemu.choose_machine(cpuinfo, usable, version) == machine
+
+
+def test_an_emulator_that_confuses_processors_gives_a_guest_one() -> None:
+    two = replace(SPEC, cpus=2)
+    assert ("-smp", "1") in pairs(qemu.argv(two, OLD, 9, []))
+    assert ("-smp", "2") in pairs(qemu.argv(two, EMULATED, 9, []))
 
 
 SPEC = qemu.Spec(
@@ -43,7 +54,6 @@ SPEC = qemu.Spec(
     kernel=Path("/cache/kernel"),
     initrd=Path("/cache/initrd"),
 )
-EMULATED = qemu.Machine(TCG, "max")
 
 
 def pairs(argv: list[str]) -> list[tuple[str, str]]:
