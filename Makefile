@@ -39,11 +39,11 @@ check: setup lint unit ## lint and unit tests, under 3 minutes
 
 lint: setup
 	$(call say,Lint)
-	@$(BIN)/ruff check --quiet .
-	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/ruff check --quiet . lab/install-debian-packages
+	@$(BIN)/ruff format --quiet --check . lab/install-debian-packages
 	@$(BIN)/mypy
 	@$(BIN)/yamllint --strict .
-	@shellcheck lab/install-debian-packages .ci/run tests/run-sanity stack/base/http-check stack/base/policy-rc.d
+	@shellcheck .ci/run tests/run-sanity stack/base/http-check stack/base/policy-rc.d
 	@$(BIN)/ansible-lint --offline -q
 
 unit: setup

@@ -15,6 +15,7 @@ DOCUMENTS = sorted([*REPO.glob("*.md"), *(REPO / "docs").rglob("*.md"), REPO / "
 RUNBOOKS = REPO / "docs" / "runbooks"
 PAIRS = [
     (REPO / "README.zh-TW.md", REPO / "README.md"),
+    (REPO / "docs/first-server.zh-TW.md", REPO / "docs/first-server.md"),
     *(
         (path, path.with_suffix(".en.md"))
         for path in sorted(RUNBOOKS.glob("*.md"))
