@@ -15,6 +15,8 @@ from ansible_collections.memoryark.ops.plugins.module_utils import databases
 from ansible_collections.memoryark.ops.plugins.module_utils.host import UNIT_LABEL, Host
 from ansible_collections.memoryark.ops.plugins.module_utils.release import FINGERPRINT_LABEL
 
+# Podman commands of two words.
+GROUPS = {"secret", "image", "network"}
 QUADLETS = "etc/containers/systemd/memoryark"
 TRIAL = "run/systemd/system"
 
@@ -42,6 +44,8 @@ class Machine:
         self.log: list[str] = []
         self.power = -1
         self.known: dict[str, dict[str, str]] = {}
+        self.networks: dict[str, dict[str, Any]] = {}
+        self.strangers: list[str] = []
 
     def host(self) -> Host:
         """A connection to it."""
@@ -110,11 +114,11 @@ class Machine:
             return self.quadlet(Path((environ_update or {})["QUADLET_UNIT_DIRS"]), Path(argv[-1]))
         method = getattr(
             self,
-            "_".join(words[:3] if words[1] in {"secret", "image"} else words[:2]).replace("-", "_"),
+            "_".join(words[:3] if words[1] in GROUPS else words[:2]).replace("-", "_"),
             None,
         )
         assert method is not None, f"the machine does not know {argv}"
-        rest = words[3:] if words[1] in {"secret", "image"} else words[2:]
+        rest = words[3:] if words[1] in GROUPS else words[2:]
         options = [word for word in argv if word.startswith("--")]
         answer = method(rest, options, data)
         return answer if isinstance(answer, tuple) else (0, answer or "", "")
@@ -192,18 +196,48 @@ class Machine:
     # --- podman
 
     def podman_ps(self, _names: list[str], options: list[str], _data: Any) -> str:
+        network = next((option.rpartition("=")[2] for option in options if "network" in option), None)
         ancestor = next((option.rpartition("=")[2] for option in options if "ancestor" in option), None)
         return json.dumps(
             [
-                {"Labels": {UNIT_LABEL: f"{unit}.service", FINGERPRINT_LABEL: label(text)}}
+                {
+                    "Labels": {UNIT_LABEL: f"{unit}.service", FINGERPRINT_LABEL: label(text)},
+                    "Names": [unit],
+                }
                 for unit, text in self.containers.items()
-                if ancestor is None or ancestor == image(text)
+                if (ancestor is None or ancestor == image(text))
+                and (network is None or f"Network={network}:" in text)
             ]
+            + [{"Labels": {}, "Names": [name]} for name in self.strangers if network]
         )
 
     def podman_rm(self, _names: list[str], options: list[str], _data: Any) -> None:
         unit = options[-1].rpartition("=")[2].removesuffix(".service")
         self.containers.pop(unit, None)
+
+    def podman_network_ls(self, *_: Any) -> str:
+        return json.dumps([{"name": name} for name in self.networks])
+
+    def podman_network_inspect(self, names: list[str], *_: Any) -> str:
+        return json.dumps([self.networks[name] for name in names])
+
+    def podman_network_rm(self, names: list[str], *_: Any) -> None:
+        users = [unit for unit, text in self.containers.items() if f"Network={names[0]}:" in text]
+        assert not users, f"{names[0]} is used by {users}"
+        del self.networks[names[0]]
+
+    def podman_network_create(self, names: list[str], options: list[str], _data: Any) -> None:
+        given = dict(option.removeprefix("--").split("=", 1) for option in options)
+        assert names[0] not in self.networks
+        self.networks[names[0]] = {
+            "name": names[0],
+            "driver": "bridge",
+            "network_interface": given["interface-name"],
+            "internal": False,
+            "ipv6_enabled": False,
+            "options": {"isolate": "strict"},
+            "subnets": [{"subnet": given["subnet"]}],
+        }
 
     def podman_run(self, words: list[str], *_: Any) -> tuple[int, str, str]:
         """Let a program check the configuration in the directory that is its last argument."""

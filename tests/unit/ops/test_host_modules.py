@@ -60,7 +60,7 @@ def network_host(**changes: Any) -> Recorder:
 
 def test_a_network_as_declared_is_left_alone() -> None:
     recorder = network_host()
-    assert networks.keep(Host(recorder), [NETWORK], check=False)["changed"] is False
+    assert networks.keep(Host(recorder), [NETWORK], recreate=True, check=False)["changed"] is False
     assert not [command for command in recorder.commands if " create" in command or " rm" in command]
 
 
@@ -76,7 +76,7 @@ def test_a_network_as_declared_is_left_alone() -> None:
 )
 def test_a_network_that_differs_is_made_anew(change: dict[str, Any]) -> None:
     recorder = network_host(**change)
-    result = networks.keep(Host(recorder), [NETWORK], check=False)
+    result = networks.keep(Host(recorder), [NETWORK], recreate=True, check=False)
     assert result["recreated"] == ["a-net"]
     assert recorder.commands[-2:] == [
         "podman network rm a-net",
@@ -84,9 +84,14 @@ def test_a_network_that_differs_is_made_anew(change: dict[str, Any]) -> None:
     ]
 
 
+def test_a_network_that_differs_may_be_left_to_the_release() -> None:
+    recorder = network_host(internal=True)
+    assert networks.keep(Host(recorder), [NETWORK], recreate=False, check=False)["changed"] is False
+
+
 def test_check_mode_of_networks_only_looks() -> None:
     recorder = Recorder()
-    result = networks.keep(Host(recorder), [{**NETWORK, "internal": True}], check=True)
+    result = networks.keep(Host(recorder), [{**NETWORK, "internal": True}], recreate=True, check=True)
     assert result["created"] == ["a-net"]
     assert recorder.commands == ["podman network ls --format=json"]
 
@@ -95,7 +100,7 @@ def test_a_foreign_container_on_a_network_is_not_touched() -> None:
     recorder = network_host(internal=True)
     recorder.answers["podman ps"] = [{"Names": ["stranger"], "Labels": {}}]
     with pytest.raises(HostError, match="stranger; remove them first"):
-        networks.keep(Host(recorder), [NETWORK], check=False)
+        networks.keep(Host(recorder), [NETWORK], recreate=True, check=False)
     assert not [command for command in recorder.commands if " rm" in command]
 
 

@@ -111,6 +111,7 @@ def test_a_set_of_configuration_is_named_by_its_content() -> None:
         "quadlets": {"memoryark-a.container": "[Unit]\n\n[Container]\nVolume=/srv/a/{config}:/etc/a\n"},
         "configs": {"a": {"a.conf": "one"}},
         "systemd_units": {},
+        "networks": [],
         "services": [
             {
                 "name": "a",

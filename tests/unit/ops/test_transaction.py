@@ -19,11 +19,17 @@ ROOT = "/srv/ark"
 DATABASE = f"{ROOT}/data/a.db"
 
 
-def release(value: str = "first", text: str = "one", **images: str) -> dict[str, Any]:
+def network(subnet: str) -> dict[str, Any]:
+    return {"name": "ark-net", "interface": "ark", "internal": False, "ipv6": False, "subnets": [subnet]}
+
+
+def release(
+    value: str = "first", text: str = "one", subnet: str = "10.1.0.0/24", **images: str
+) -> dict[str, Any]:
     """Parameters of the module: services a, b, ... in a chain, of these images.
 
     ``value`` is the secret of all of them. ``a`` has a database, which each image migrates, and it has a file of configuration with its image's name, ``b``
-    one with ``text`` which it reads anew when it is told to.
+    one with ``text`` which it reads anew when it is told to, and is on a network with ``subnet``.
     """
     names = sorted(images)
     return {
@@ -44,6 +50,7 @@ def release(value: str = "first", text: str = "one", **images: str) -> dict[str,
             }
             for level, name in enumerate(names)
         ],
+        "networks": [network(subnet)],
         "secrets": {"token": value},
         "by": "operator@control",
         "commit": "abc123",
@@ -64,7 +71,7 @@ Secret={{secret:token}},type=env
 """
 MORE = {
     "a": f"Volume={ROOT}/config/a/{{config}}:/etc/a\nDatabase={DATABASE}",
-    "b": f"ExecStartPre=cp --update=none {ROOT}/config/b/{{config}}/. /run/memoryark/config/b",
+    "b": f"Network=ark-net:alias=b\nExecStartPre=cp --update=none {ROOT}/config/b/{{config}}/. /run/memoryark/config/b",
 }
 
 
@@ -113,11 +120,15 @@ def test_the_same_release_again_changes_nothing(machine: Machine) -> None:
     result = deploy(machine.host(), release(**OLD), check=False)
     assert result["changed"] is False
     assert machine.starts == {}
-    assert not [
-        command
-        for command in machine.log
-        if "show" not in command and " ls" not in command and "ps" not in command
-    ]
+    looks = (
+        "systemctl show",
+        "podman ps",
+        "podman image ls",
+        "podman secret ls",
+        "podman network ls",
+        "podman network inspect",
+    )
+    assert [command for command in machine.log if not command.startswith(looks)] == []
 
 
 def test_only_what_changed_is_started_and_what_left_is_gone(machine: Machine) -> None:
@@ -157,6 +168,31 @@ def test_a_changed_configuration_is_read_anew_without_a_restart(machine: Machine
     machine.cut_power()
     assert machine.known["memoryark-b"] == {"b.conf": "two"}
     assert deploy(machine.host(), release(text="two", **OLD), check=False)["changed"] is False
+
+
+def test_a_changed_network_is_made_anew_and_only_what_is_on_it_is_started_again(machine: Machine) -> None:
+    result = deploy(machine.host(), release(subnet="10.2.0.0/24", **OLD), check=False)
+    assert result["plan"]["networks"] == ["ark-net"]
+    assert set(machine.starts) == {"memoryark-b"}
+    assert machine.networks["ark-net"]["subnets"] == [{"subnet": "10.2.0.0/24"}]
+    again = deploy(machine.host(), release(subnet="10.2.0.0/24", **OLD), check=False)
+    assert again["changed"] is False
+
+
+def test_a_failed_release_takes_its_network_back(machine: Machine) -> None:
+    machine.broken.add("r.test/d1@sha256:0")
+    with pytest.raises(HostError, match="Release 1 is back"):
+        deploy(machine.host(), release(subnet="10.2.0.0/24", **NEW), check=False)
+    assert machine.networks["ark-net"]["subnets"] == [{"subnet": "10.1.0.0/24"}]
+    assert versions(machine) == OLD
+
+
+def test_a_stranger_on_a_network_is_noticed_before_anything_stops(machine: Machine) -> None:
+    machine.strangers = ["guest"]
+    with pytest.raises(HostError, match="containers that are not ours are on it: guest"):
+        deploy(machine.host(), release(subnet="10.2.0.0/24", **NEW), check=False)
+    assert machine.starts == {}
+    assert versions(machine) == OLD
 
 
 def test_a_configuration_that_its_program_refuses_changes_nothing(machine: Machine) -> None:

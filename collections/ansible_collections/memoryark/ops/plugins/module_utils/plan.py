@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ansible_collections.memoryark.ops.plugins.module_utils.diff import difference
+from ansible_collections.memoryark.ops.plugins.module_utils.networks import Settings, settings
 from ansible_collections.memoryark.ops.plugins.module_utils.release import Release, Unit
 
 
@@ -30,6 +31,7 @@ class Found:
     images: frozenset[str] = frozenset()
     secrets: frozenset[str] = frozenset()
     trial: frozenset[str] = frozenset()
+    networks: Mapping[str, Settings] = field(default_factory=dict)
     live: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     pending: frozenset[str] = frozenset()
 
@@ -40,6 +42,7 @@ class Plan:
 
     pull: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     delete: tuple[str, ...] = ()
     create: tuple[str, ...] = ()
@@ -75,6 +78,7 @@ class Plan:
         names = (
             "pull",
             "secrets",
+            "networks",
             "write",
             "delete",
             "create",
@@ -91,6 +95,10 @@ def make_plan(wanted: Release, found: Found) -> Plan:
     """Compare what is wanted with what was found."""
     present = {*found.release.names, *found.fingerprints, *found.trial}
     create, restart, reload, start = [], [], [], []
+    networks = [
+        name for name, network in wanted.networks.items() if found.networks.get(name) != settings(network)
+    ]
+    moved = {unit for name in networks for unit in wanted.units_on(name)}
     for unit in wanted.units:
         # A file that somebody changed by hand may be what the container runs on.
         edited = unit.name in found.damaged or (not unit.live and unit.configs in found.damaged)
@@ -98,7 +106,7 @@ def make_plan(wanted: Release, found: Found) -> Plan:
             create.append(unit.name)
         elif unit.name not in found.active and found.fingerprints.get(unit.name) in {None, unit.fingerprint}:
             start.append(unit.name)
-        elif edited or found.fingerprints.get(unit.name) != unit.fingerprint:
+        elif unit.name in moved or edited or found.fingerprints.get(unit.name) != unit.fingerprint:
             restart.append(unit.name)
         elif unit.live and needs_reload(unit, wanted, found):
             reload.append(unit.name)
@@ -112,6 +120,7 @@ def make_plan(wanted: Release, found: Found) -> Plan:
     return Plan(
         pull=tuple(sorted(image for image in wanted.images if by_digest(image) not in found.images)),
         secrets=tuple(sorted(wanted.secrets - found.secrets)),
+        networks=tuple(sorted(networks)),
         write=tuple(
             sorted(damaged | found.links | {name for name, text in after.items() if before.get(name) != text})
         ),

@@ -43,16 +43,24 @@ class Unit:
 
 @dataclass(frozen=True)
 class Release:
-    """Units of all kinds with the configuration files, by set and by path in it, that they read."""
+    """Units of all kinds with the configuration files, by set and by path in it, that they read.
+
+    ``networks`` are as the networks module takes them, by name.
+    """
 
     units: tuple[Unit, ...] = ()
     systemd: Mapping[str, str] = field(default_factory=dict)
     configs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    networks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def names(self) -> frozenset[str]:
         """The names of its container units."""
         return frozenset(unit.name for unit in self.units)
+
+    def units_on(self, network: str) -> set[str]:
+        """Return the names of the units that are on a network."""
+        return {unit.name for unit in self.units if f"\nNetwork={network}:" in unit.text}
 
     def migrating(self, previous: Release) -> dict[str, tuple[str, ...]]:
         """Return the databases, by unit, of units that are not the same in ``previous``."""
@@ -88,7 +96,7 @@ class Release:
         raw = json.loads(text)
         lists = ("check", "databases")
         units = [Unit(**{**unit, **{name: tuple(unit[name]) for name in lists}}) for unit in raw["units"]]
-        return cls(tuple(units), raw["systemd"], raw["configs"])
+        return cls(tuple(units), raw["systemd"], raw["configs"], raw["networks"])
 
 
 def bind(params: Mapping[str, Any], secrets: Mapping[str, str]) -> Release:
@@ -122,7 +130,8 @@ def bind(params: Mapping[str, Any], secrets: Mapping[str, str]) -> Release:
                 databases=tuple(service["databases"]),
             )
         )
-    return Release(tuple(units), dict(params["systemd_units"]), configs)
+    networks = {network["name"]: dict(network) for network in params["networks"]}
+    return Release(tuple(units), dict(params["systemd_units"]), configs, networks)
 
 
 def secret_version(key: bytes, value: str) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from ansible_collections.memoryark.ops.plugins.module_utils import databases
+from ansible_collections.memoryark.ops.plugins.module_utils import databases, networks
 from ansible_collections.memoryark.ops.plugins.module_utils.host import (
     QUADLET_GENERATOR,
     UNIT_LABEL,
@@ -42,8 +42,8 @@ States = dict[str, dict[str, str]]
 _POLL = 1.0
 
 
-def observe(host: Host, store: Store) -> Found:
-    """Look at everything on the host that releases are about."""
+def observe(host: Host, store: Store, wanted: Release) -> Found:
+    """Look at everything on the host that the present release and the one that is wanted are about."""
     number = store.current()
     release = store.load(number)
     containers = host.podman_json("ps", "--all", "--format=json", f"--filter=label={FINGERPRINT_LABEL}")
@@ -61,6 +61,7 @@ def observe(host: Host, store: Store) -> Found:
         active=host.active_units({*fingerprints, *release.names, *trial}),
         images=host.images(),
         secrets=host.secrets(),
+        networks=networks.look(host, {*release.networks, *wanted.networks}),
         trial=trial,
         live=store.live(release),
         pending=store.pending(),
@@ -72,6 +73,7 @@ def prepare(host: Host, store: Store, wanted: Release, plan: Plan, values: Mappi
 
     ``values`` are secrets by the names of their versions. Raises HostError.
     """
+    networks.check_strangers(host, plan.networks)
     for reference in plan.pull:
         host.run(["podman", "pull", "--quiet", reference])
     for name in plan.secrets:
@@ -97,7 +99,7 @@ def switch(
     try:
         begin_trial(host, services | dict(wanted.systemd))
         if store.current() == number and take_back(host, wanted):
-            plan = make_plan(wanted, observe(host, store))
+            plan = make_plan(wanted, observe(host, store, wanted))
         started = perform(host, store, number, wanted, plan)
         watch(host, wanted, started)
         store.commit(number, wanted, origin)
@@ -212,6 +214,7 @@ def perform(
     of the units as they were when they had become healthy.
     """
     stop(host, plan.remove)
+    make_networks(host, release, plan)
     if plan.touched:
         # A start limit that an earlier attempt ran into must not refuse this one. Units that systemd has not
         # loaded yet make the command fail, and need it not.
@@ -236,6 +239,21 @@ def perform(
     if errors:
         raise HostError("\n".join(errors))
     return started
+
+
+def make_networks(host: Host, release: Release, plan: Plan) -> None:
+    """Make the networks that are missing or changed; what is on these is stopped for it."""
+    if not plan.networks:
+        return
+    stop_units(host, {unit for name in plan.networks for unit in release.units_on(name)})
+    present = networks.look(host, plan.networks)
+    for name in plan.networks:
+        if name in present:
+            # Also what was on it only in an earlier release.
+            stop(host, (unit.removesuffix(".service") for unit in networks.units_on(host, name)))
+            networks.remove(host, name)
+    for name in plan.networks:
+        networks.create(host, release.networks[name])
 
 
 def stop(host: Host, units: Iterable[str]) -> None:
@@ -289,7 +307,7 @@ def roll_back(host: Host, store: Store, tried: int, failed: Release) -> str:
         stop(host, failed.names - previous.names)
         end_trial(host)
         take_back(host, previous)
-        plan = make_plan(previous, observe(host, store))
+        plan = make_plan(previous, observe(host, store, previous))
         # What the failed release gave to others, a port or a name, must be free before its owner starts.
         stop_units(host, plan.touched)
         perform(host, store, number, previous, plan, to_the_end=True)
@@ -318,7 +336,15 @@ def tidy(host: Host, store: Store) -> None:
         host.run(["podman", "secret", "rm", *old])
         # Podman rewrites the one file of all secrets.
         os.sync()
+    for name in sorted(networks_of(store) - set(store.load(store.current()).networks)):
+        if name in networks.look(host, [name]) and not networks.on(host, name):
+            networks.remove(host, name)
     store.prune()
+
+
+def networks_of(store: Store) -> set[str]:
+    """Return the names of the networks of all releases that are there."""
+    return {name for number in store.numbers() for name in store.load(number).networks}
 
 
 def as_services(units: Iterable[str]) -> list[str]:

@@ -42,6 +42,12 @@ options:
         type: list
         elements: str
         required: true
+  recreate:
+    description:
+      - Whether networks are made anew whose settings differ.
+      - A deployment leaves these to M(memoryark.ops.release), which takes them back when it fails.
+    type: bool
+    default: true
 attributes:
   check_mode:
     description: Reports which networks would be made.
@@ -80,95 +86,40 @@ stopped:
   elements: str
 """
 
-import json
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.memoryark.ops.plugins.module_utils import networks
 from ansible_collections.memoryark.ops.plugins.module_utils.diff import difference
-from ansible_collections.memoryark.ops.plugins.module_utils.host import UNIT_LABEL, Host, HostError
+from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
 
 
-def settings(wanted: dict[str, Any]) -> dict[str, Any]:
-    """Return what a declared network has to look like."""
-    return {
-        "driver": "bridge",
-        "interface": wanted["interface"],
-        "internal": wanted["internal"],
-        "ipv6": wanted["ipv6"],
-        "isolate": "" if wanted["internal"] else "strict",
-        "subnets": sorted(wanted["subnets"]),
-    }
-
-
-def actual(inspected: dict[str, Any]) -> dict[str, Any]:
-    """Return the same settings of a network as ``podman network inspect`` shows it."""
-    return {
-        "driver": inspected["driver"],
-        "interface": inspected["network_interface"],
-        "internal": inspected["internal"],
-        "ipv6": inspected["ipv6_enabled"],
-        "isolate": inspected.get("options", {}).get("isolate", ""),
-        "subnets": sorted(entry["subnet"] for entry in inspected.get("subnets", ())),
-    }
-
-
-def create_command(wanted: dict[str, Any]) -> list[str]:
-    """Return the command that makes a network."""
-    command = ["podman", "network", "create", f"--interface-name={wanted['interface']}"]
-    command += [f"--subnet={subnet}" for subnet in wanted["subnets"]]
-    command += ["--internal"] if wanted["internal"] else ["--opt=isolate=strict"]
-    command += ["--ipv6"] if wanted["ipv6"] else []
-    return [*command, wanted["name"]]
-
-
-def keep(host: Host, networks: list[dict[str, Any]], check: bool) -> dict[str, Any]:
-    """Make what is missing or differs; return the module's result."""
-    names = [entry["name"] for entry in host.podman_json("network", "ls", "--format=json")]
-    there = [network["name"] for network in networks if network["name"] in names]
-    inspected = host.podman_json("network", "inspect", *there) if there else []
-    before = {entry["name"]: actual(entry) for entry in inspected}
-    after = {network["name"]: settings(network) for network in networks}
+def keep(host: Host, wanted: list[dict[str, Any]], recreate: bool, check: bool) -> dict[str, Any]:
+    """Make what is missing and, with ``recreate``, what differs; return the module's result."""
+    after = {network["name"]: networks.settings(network) for network in wanted}
+    before = networks.look(host, after)
     created = [name for name in after if name not in before]
-    recreated = [name for name in after if name in before and before[name] != after[name]]
-    stopped: list[str] = []
+    recreated = [name for name in after if recreate and name in before and before[name] != after[name]]
+    networks.check_strangers(host, recreated)
+    stopped = sorted({unit for name in recreated for unit in networks.units_on(host, name)})
     if not check:
+        if stopped:
+            host.run(["systemctl", "stop", *stopped])
         for name in recreated:
-            stopped += release_network(host, name)
-        for network in networks:
+            networks.remove(host, name)
+        for network in wanted:
             if network["name"] in {*created, *recreated}:
-                host.run(create_command(network))
+                networks.create(host, network)
     return {
         "changed": bool(created or recreated),
         "created": created,
         "recreated": recreated,
-        "stopped": sorted(set(stopped)),
+        "stopped": stopped,
         "diff": [
-            difference(f"network {name}", shown(before.get(name)), shown(after[name]))
+            difference(f"network {name}", networks.shown(before.get(name)), networks.shown(after[name]))
             for name in [*created, *recreated]
         ],
     }
-
-
-def release_network(host: Host, name: str) -> list[str]:
-    """Stop what uses a network and remove it; return the stopped units."""
-    containers = host.podman_json("ps", "--all", "--format=json", f"--filter=network={name}")
-    units = sorted({c["Labels"][UNIT_LABEL] for c in containers if UNIT_LABEL in (c["Labels"] or {})})
-    if units:
-        host.run(["systemctl", "stop", *units])
-    left = host.podman_json("ps", "--all", "--format=json", f"--filter=network={name}")
-    if left:
-        others = ", ".join(sorted(c["Names"][0] for c in left))
-        raise HostError(
-            f"network {name} must be made anew, but containers that are not ours are on it: {others}; "
-            "remove them first"
-        )
-    host.run(["podman", "network", "rm", name])
-    return units
-
-
-def shown(values: dict[str, Any] | None) -> str:
-    """Return settings as a text for the diff."""
-    return "" if values is None else json.dumps(values, indent=1, sort_keys=True) + "\n"
 
 
 def main() -> None:
@@ -187,11 +138,15 @@ def main() -> None:
                     "subnets": {"type": "list", "elements": "str", "required": True},
                 },
             },
+            "recreate": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
     )
     try:
-        module.exit_json(**keep(Host(module.run_command), module.params["networks"], module.check_mode))
+        params = module.params
+        module.exit_json(
+            **keep(Host(module.run_command), params["networks"], params["recreate"], module.check_mode)
+        )
     except HostError as error:
         module.fail_json(msg=str(error))
 

@@ -75,6 +75,11 @@ options:
         type: list
         elements: str
         default: []
+  networks:
+    description: The networks, as M(memoryark.ops.networks) takes them.
+    type: list
+    elements: dict
+    default: []
   secrets:
     description: Values of the secrets by name.
     type: dict
@@ -122,6 +127,10 @@ plan:
   contains:
     pull:
       description: Images that the host does not have.
+      type: list
+      elements: str
+    networks:
+      description: Networks that are missing or differ. What is on these is stopped and started again.
       type: list
       elements: str
     secrets:
@@ -186,7 +195,7 @@ def deploy(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]:
     names = secret_names(secret_versions(host, params["secrets"], check))
     wanted = bind(params, names)
     store = Store(host, params["root"])
-    found = observe(host, store)
+    found = observe(host, store, wanted)
     plan = make_plan(wanted, found)
     result = {
         "changed": not plan.empty,
@@ -235,6 +244,7 @@ def main() -> None:
                     "check": {"type": "list", "elements": "str", "default": []},
                 },
             },
+            "networks": {"type": "list", "elements": "dict", "default": []},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
             "by": {"type": "str", "default": ""},
             "commit": {"type": "str", "default": ""},

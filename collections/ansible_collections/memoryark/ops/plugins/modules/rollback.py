@@ -73,7 +73,7 @@ def roll_back(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]
     present = store.current()
     number = choose(store.proven(), present, params["to"])
     wanted = store.load(number)
-    found = observe(host, store)
+    found = observe(host, store, wanted)
     missing = sorted(image for image in wanted.images if by_digest(image) not in found.images)
     missing += sorted(wanted.secrets - found.secrets)
     if missing:

@@ -1,0 +1,91 @@
+# Copyright: memoryark-ops contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Podman networks as they are declared. Podman cannot change one, only make it anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible_collections.memoryark.ops.plugins.module_utils.host import UNIT_LABEL, Host, HostError
+
+Settings = dict[str, Any]
+
+
+def settings(wanted: Mapping[str, Any]) -> Settings:
+    """Return what a declared network has to look like."""
+    return {
+        "driver": "bridge",
+        "interface": wanted["interface"],
+        "internal": wanted["internal"],
+        "ipv6": wanted["ipv6"],
+        "isolate": "" if wanted["internal"] else "strict",
+        "subnets": sorted(wanted["subnets"]),
+    }
+
+
+def actual(inspected: Mapping[str, Any]) -> Settings:
+    """Return the same settings of a network as ``podman network inspect`` shows it."""
+    return {
+        "driver": inspected["driver"],
+        "interface": inspected["network_interface"],
+        "internal": inspected["internal"],
+        "ipv6": inspected["ipv6_enabled"],
+        "isolate": inspected.get("options", {}).get("isolate", ""),
+        "subnets": sorted(entry["subnet"] for entry in inspected.get("subnets", ())),
+    }
+
+
+def look(host: Host, names: Iterable[str]) -> dict[str, Settings]:
+    """Return the settings of those of the networks that are there."""
+    present = {entry["name"] for entry in host.podman_json("network", "ls", "--format=json")}
+    there = sorted(present & set(names))
+    inspected = host.podman_json("network", "inspect", *there) if there else []
+    return {entry["name"]: actual(entry) for entry in inspected}
+
+
+def check_strangers(host: Host, names: Iterable[str]) -> None:
+    """Raise HostError if containers that are no unit's are on one of the networks."""
+    for name in names:
+        others = sorted(container["Names"][0] for container in on(host, name) if not unit_of(container))
+        if others:
+            raise HostError(
+                f"network {name} must be made anew, but containers that are not ours are on it: "
+                f"{', '.join(others)}; remove them first"
+            )
+
+
+def units_on(host: Host, name: str) -> list[str]:
+    """Return the units, with suffix, of the containers on a network."""
+    return sorted({unit for container in on(host, name) if (unit := unit_of(container))})
+
+
+def on(host: Host, name: str) -> list[dict[str, Any]]:
+    """Return the containers on a network, as ``podman ps`` shows them."""
+    found: list[dict[str, Any]] = host.podman_json("ps", "--all", "--format=json", f"--filter=network={name}")
+    return found
+
+
+def unit_of(container: Mapping[str, Any]) -> str:
+    """Return the unit of a container, nothing for one that no unit runs."""
+    return str((container["Labels"] or {}).get(UNIT_LABEL, ""))
+
+
+def create(host: Host, wanted: Mapping[str, Any]) -> None:
+    """Make a network."""
+    command = ["podman", "network", "create", f"--interface-name={wanted['interface']}"]
+    command += [f"--subnet={subnet}" for subnet in wanted["subnets"]]
+    command += ["--internal"] if wanted["internal"] else ["--opt=isolate=strict"]
+    command += ["--ipv6"] if wanted["ipv6"] else []
+    host.run([*command, wanted["name"]])
+
+
+def remove(host: Host, name: str) -> None:
+    """Remove a network that no container is on."""
+    host.run(["podman", "network", "rm", name])
+
+
+def shown(values: Settings | None) -> str:
+    """Return settings as a text for the diff."""
+    return "" if values is None else json.dumps(values, indent=1, sort_keys=True) + "\n"
