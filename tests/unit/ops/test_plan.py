@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -99,6 +100,15 @@ def test_one_difference_one_action(found: Found, expected: dict[str, list[str]])
 
 def test_a_release_is_kept_and_read_back() -> None:
     assert Release.from_json(WANTED.to_json()) == WANTED
+
+
+def test_a_release_of_another_version_is_read_as_far_as_it_is_known() -> None:
+    raw = json.loads(WANTED.to_json())
+    for unit in raw["units"]:
+        del unit["databases"]
+        unit["of_a_later_version"] = True
+    del raw["networks"]
+    assert Release.from_json(json.dumps(raw)) == WANTED
 
 
 def test_a_release_names_the_secrets_of_its_units() -> None:

@@ -9,7 +9,7 @@ import hmac
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 FINGERPRINT_LABEL = "io.memoryark.fingerprint"
@@ -92,11 +92,26 @@ class Release:
 
     @classmethod
     def from_json(cls, text: str) -> Release:
-        """Read what ``to_json`` wrote; raises ValueError, KeyError or TypeError for anything else."""
+        """Read what ``to_json`` wrote, of this or another version: what it does not know it leaves out.
+
+        Raises ValueError, KeyError or TypeError for anything else.
+        """
         raw = json.loads(text)
-        lists = ("check", "databases")
-        units = [Unit(**{**unit, **{name: tuple(unit[name]) for name in lists}}) for unit in raw["units"]]
-        return cls(tuple(units), raw["systemd"], raw["configs"], raw["networks"])
+        return cls(
+            tuple(read_unit(unit) for unit in raw["units"]),
+            raw["systemd"],
+            raw["configs"],
+            raw.get("networks", {}),
+        )
+
+
+def read_unit(raw: Mapping[str, Any]) -> Unit:
+    """Return a unit from its JSON; raises TypeError if something is missing that has no default."""
+    known = {field.name for field in fields(Unit)}
+    values: dict[str, Any] = {name: value for name, value in raw.items() if name in known}
+    for name in ("check", "databases"):
+        values[name] = tuple(values.get(name, ()))
+    return Unit(**values)
 
 
 def bind(params: Mapping[str, Any], secrets: Mapping[str, str]) -> Release:
