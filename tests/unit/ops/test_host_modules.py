@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -107,6 +109,7 @@ def test_a_foreign_container_on_a_network_is_not_touched() -> None:
 def test_directories_are_made_once(tmp_path: Path) -> None:
     host = Host(Recorder(), tmp_path)
     entry = {"path": "data", "owner": tmp_path.stat().st_uid, "group": tmp_path.stat().st_gid, "mode": "0710"}
+    entry["synchronous"] = False
     params = {"root": "/srv/ark", "directories": [entry], "volumes": ["queue"]}
     host = Host(Recorder({"podman volume ls": [{"Name": "queue"}]}), tmp_path)
     assert volumes.keep(host, params, check=True)["directories"] == ["/srv/ark", "/srv/ark/data"]
@@ -114,6 +117,27 @@ def test_directories_are_made_once(tmp_path: Path) -> None:
     assert volumes.keep(host, params, check=False)["changed"] is True
     assert (tmp_path / "srv/ark/data").stat().st_mode & 0o777 == 0o710
     assert volumes.keep(host, params, check=False)["changed"] is False
+
+
+def test_a_directory_becomes_synchronous_with_all_below(tmp_path: Path) -> None:
+    """Seen by the tool that everybody has for it."""
+    (tmp_path / "srv/ark/uploads/files/aa").mkdir(parents=True)
+    host = Host(Recorder(), tmp_path)
+    entry = {"path": "uploads", "owner": os.getuid(), "group": os.getgid(), "mode": "0750"}
+    for wanted in (True, False):
+        params = {"root": "/srv/ark", "directories": [entry | {"synchronous": wanted}], "volumes": []}
+        try:
+            assert volumes.keep(host, params, check=False)["directories"][-1] == "/srv/ark/uploads"
+        except HostError as error:
+            assert "cannot keep writes synchronous" in str(error)
+            return
+        assert volumes.keep(host, params, check=False)["changed"] is False
+        (tmp_path / "srv/ark/uploads/files/aa" / str(wanted)).mkdir()
+        listed = subprocess.run(
+            ["lsattr", "-dR", tmp_path / "srv/ark/uploads"], capture_output=True, text=True, check=True
+        )
+        flags = [line.split()[0] for line in listed.stdout.splitlines() if line]
+        assert {"S" in flag for flag in flags} == {wanted}
 
 
 def test_a_file_in_the_way_of_a_directory_is_named(tmp_path: Path) -> None:

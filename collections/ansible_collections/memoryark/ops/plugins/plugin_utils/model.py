@@ -44,6 +44,7 @@ class Volume:
     owner: int = 0
     group: int = 0
     mode: str = "0750"
+    synchronous: bool = False
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ def directories(catalogue: Catalogue) -> list[dict[str, Any]]:
                 "owner": volume.owner,
                 "group": volume.group,
                 "mode": volume.mode,
+                "synchronous": volume.synchronous,
             }
     return [wanted[path] for path in sorted(wanted)]
 
