@@ -76,8 +76,9 @@ lab-tests: setup ## the lab itself, about 10 minutes
 test: check sanity integration molecule e2e lab-tests ## everything that CI runs
 	@$(BIN)/lab down --all
 
-test-faults: setup ## long failure matrices, outside CI; each run leaves a report in docs/
-	@if test -d tests/faults; then $(BIN)/pytest tests/faults; else echo "no failure matrices yet"; fi
+test-faults: setup ## long failure matrices, outside CI; each run leaves a report in docs/faults/
+	$(call say,Faults on a real host: about 30 min)
+	@$(BIN)/pytest tests/faults
 
 lock: ## resolve requirements.lock anew
 	@$(PYTHON) -m venv .lab/uv && .lab/uv/bin/pip install --quiet uv

@@ -1,0 +1,35 @@
+"""Each run of the faults leaves a report in docs/faults/."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+
+import pytest
+from memoryark_lab.paths import REPO
+
+REPORTS = REPO / "docs" / "faults"
+
+
+_RESULTS: list[tuple[str, str, float]] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    if call.when == "call":
+        _RESULTS.append((item.name, report.outcome, call.duration))  # type: ignore[attr-defined]
+    return report
+
+
+def pytest_sessionfinish() -> None:
+    if not _RESULTS:
+        return
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    rows = "".join(
+        f"| {name.removeprefix('test_').replace('_', ' ')} | {outcome} | {seconds:.0f} s |\n"
+        for name, outcome, seconds in _RESULTS
+    )
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    text = f"# Faults, {today}\n\nBy `make test-faults`.\n\n| Fault | Result | Time |\n|---|---|---|\n{rows}"
+    (REPORTS / f"{today}.md").write_text(text, encoding="utf-8")
