@@ -14,7 +14,8 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,14 +75,26 @@ def prepare(host: Host, store: Store, wanted: Release, plan: Plan, values: Mappi
     ``values`` are secrets by the names of their versions. Raises HostError.
     """
     networks.check_strangers(host, plan.networks)
-    for reference in plan.pull:
-        host.run(["podman", "pull", "--quiet", reference])
+    pull(host, plan.pull)
     for name in plan.secrets:
         host.run(["podman", "secret", "create", name, "-"], data=values[name])
     number = store.stage(wanted)
     # Podman leaves it to the kernel when layers and secrets reach the disk; a release must not come before.
     os.sync()
     return number
+
+
+def pull(host: Host, references: Sequence[str]) -> None:
+    """Fetch images; Podman checks their digests."""
+
+    def fetch(reference: str) -> None:
+        host.run(["podman", "pull", "--quiet", reference])
+
+    # The first brings the layers that the others share. To unpack one keeps one processor busy.
+    for reference in references[:1]:
+        fetch(reference)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        list(pool.map(fetch, references[1:]))
 
 
 def switch(
