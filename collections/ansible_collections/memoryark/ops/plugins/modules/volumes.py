@@ -96,7 +96,9 @@ from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, Ho
 
 ROOT_MODE = "0750"
 # linux/fs.h
-FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_SYNC_FL = 0x80086601, 0x40086602, 0x00000008
+FS_IOC_GETFLAGS = 0x80086601
+FS_IOC_SETFLAGS = 0x40086602
+FS_SYNC_FL = 0x00000008
 
 
 def describe(path: Path) -> str:
