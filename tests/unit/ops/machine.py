@@ -197,7 +197,6 @@ class Machine:
 
     def podman_ps(self, _names: list[str], options: list[str], _data: Any) -> str:
         network = next((option.rpartition("=")[2] for option in options if "network" in option), None)
-        ancestor = next((option.rpartition("=")[2] for option in options if "ancestor" in option), None)
         return json.dumps(
             [
                 {
@@ -205,8 +204,7 @@ class Machine:
                     "Names": [unit],
                 }
                 for unit, text in self.containers.items()
-                if (ancestor is None or ancestor == image(text))
-                and (network is None or f"Network={network}:" in text)
+                if network is None or f"Network={network}:" in text
             ]
             + [{"Labels": {}, "Names": [name]} for name in self.strangers if network]
         )
@@ -253,9 +251,11 @@ class Machine:
     def podman_image_ls(self, *_: Any) -> str:
         return json.dumps([{"RepoDigests": [name]} for name in sorted(self.images)])
 
-    def podman_image_rm(self, names: list[str], *_: Any) -> None:
-        assert names[0] not in {image(text) for text in self.containers.values()}, "in use"
+    def podman_image_rm(self, names: list[str], *_: Any) -> tuple[int, str, str]:
+        if names[0] in {image(text) for text in self.containers.values()}:
+            return 2, "", "image is in use by a container"
         self.images.discard(names[0])
+        return 0, "", ""
 
     def podman_secret_ls(self, *_: Any) -> str:
         return "\n".join(self.secrets)

@@ -54,7 +54,7 @@ def test_a_migrated_database_comes_back_and_the_migrated_one_is_kept(
     run(path, migration, "INSERT INTO files (name) VALUES ('b')")
     assert databases.take_back(trial) == [str(path)]
     assert rows(path) == ["a"]
-    assert rows(trial.parents[1] / "saved/ark.db.migrated") == ["a", "b"]
+    assert rows(path.with_name("ark.db.migrated")) == ["a", "b"]
     assert path.stat().st_mode & 0o777 == 0o640
     assert not trial.exists()
 
@@ -98,6 +98,23 @@ def test_a_boot_takes_back_only_what_was_not_committed(
     assert databases.recover(trial, link) == ([str(path)] if restored else [])
     assert len(databases.schema(path)) == (2 if restored else 3)
     assert not trial.exists()
+
+
+def test_a_database_that_cannot_be_read_comes_back_and_is_kept(path: Path, trial: Path) -> None:
+    path.write_bytes(b"no database" * 100)
+    assert databases.take_back(trial) == [str(path)]
+    assert rows(path) == ["a"]
+    assert path.with_name("ark.db.migrated").read_bytes().startswith(b"no database")
+
+
+def test_half_a_copy_is_not_left(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(databases, "_sync", full)
+    with pytest.raises(OSError, match="No space left"):
+        databases.copy(path, tmp_path / "elsewhere/ark.db")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_a_lost_database_comes_back(path: Path, trial: Path) -> None:

@@ -224,14 +224,14 @@ def test_a_failed_release_takes_its_migration_back_and_keeps_what_it_made(machin
     with pytest.raises(HostError, match="Release 1 is back"):
         deploy(machine.host(), release(**NEW), check=False)
     assert machine.tables(DATABASE) == ["a1"]
-    assert machine.tables(f"{ROOT}/backups/releases/2/a.db.migrated") == ["a1", "a2"]
+    assert machine.tables(f"{DATABASE}.migrated") == ["a1", "a2"]
 
 
 def test_a_release_that_holds_keeps_its_migration(machine: Machine) -> None:
     deploy(machine.host(), release(**NEW), check=False)
     machine.cut_power()
     assert machine.tables(DATABASE) == ["a1", "a2"]
-    assert machine.tables(f"{ROOT}/backups/releases/2/a.db") == ["a1"]
+    assert machine.tables(f"{ROOT}/backups/releases/2/data/a.db") == ["a1"]
 
 
 def test_what_was_broken_before_does_not_keep_the_rest_from_coming_back(machine: Machine) -> None:
@@ -461,6 +461,46 @@ def test_a_return_to_the_old_release_after_an_interruption(
         assert machine.tables(DATABASE) == expected, f"after {step} operations"
         machine.cut_power()
         assert versions(machine) == OLD
+
+
+def test_a_third_release_after_an_interruption_does_not_keep_the_migration_of_the_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    third = {**OLD, "c": "c3"}
+    for step in range(operations(tmp_path / "count")):
+        machine = Machine(tmp_path / str(step))
+        deploy(machine.host(), release(**OLD), check=False)
+        machine.power = step
+        monkeypatch.setattr(databases, "_sync", lambda _path, machine=machine: machine.tick())
+        with pytest.raises(PowerCutError):
+            deploy(machine.host(), release("second", "two", **NEW), check=False)
+        machine.power = -1
+        committed = look(machine.host(), ROOT)["current"] == 2
+        deploy(machine.host(), release(**third), check=False)
+        assert versions(machine) == third, f"after {step} operations"
+        expected = ["a1", "a2"] if committed else ["a1"]
+        assert machine.tables(DATABASE) == expected, f"after {step} operations"
+
+
+def test_a_database_that_cannot_come_back_does_not_keep_the_rest_away(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path, _saved: Path) -> bool:
+        raise OSError(28, "No space left on device")
+
+    machine.broken.add("r.test/d1@sha256:0")
+    monkeypatch.setattr(databases, "restore", full)
+    with pytest.raises(HostError, match=r"but for the services with databases: .*No space left"):
+        deploy(machine.host(), release(**NEW), check=False)
+    assert versions(machine) == {"b": "b1", "c": "c1"}
+
+
+def test_a_directory_in_the_way_of_a_link_is_noticed_first(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    (tmp_path / "etc/containers/systemd/memoryark").mkdir(parents=True)
+    with pytest.raises(HostError, match="move it away"):
+        deploy(machine.host(), release(**OLD), check=False)
+    assert versions(machine) == {}
 
 
 def test_a_failed_release_may_be_interrupted_while_it_is_taken_back(

@@ -8,7 +8,7 @@ import fcntl
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,9 @@ def audited(host: Host, action: str, params: Mapping[str, Any], result: Mapping[
             "seconds": round(time.monotonic() - begun, 1),
             "error": error,
         }
-        host.append(LOG, json.dumps(line, sort_keys=True) + "\n")
+        # A log that cannot be written must not hide what happened from the operator.
+        with suppress(OSError):
+            host.append(LOG, json.dumps(line, sort_keys=True) + "\n")
 
     try:
         yield

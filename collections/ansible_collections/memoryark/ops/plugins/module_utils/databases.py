@@ -48,19 +48,24 @@ def copy(path: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh = target.with_name(f".{target.name}.new")
     fresh.unlink(missing_ok=True)
-    with closing(_open(path)) as database:
-        database.execute("VACUUM INTO ?", (str(fresh),))
-    _sync(fresh)
-    fresh.replace(target)
+    try:
+        with closing(_open(path)) as database:
+            database.execute("VACUUM INTO ?", (str(fresh),))
+        _sync(fresh)
+        fresh.replace(target)
+    except (OSError, sqlite3.Error):
+        # Half a copy would only take the room that is missing.
+        fresh.unlink(missing_ok=True)
+        raise
     _sync(target.parent)
 
 
 def restore(path: Path, saved: Path) -> bool:
     """Bring ``saved`` back if the schema of ``path`` is another; return whether it was.
 
-    The database that was there is kept beside ``saved``. Nobody may have it open.
+    The database that was there is kept beside it as ``….migrated``. Nobody may have it open.
     """
-    if path.exists() and schema(path) == schema(saved):
+    if path.exists() and not differs(path, saved):
         return False
     fresh = path.with_name(f".{path.name}.restored")
     shutil.copyfile(saved, fresh)
@@ -68,14 +73,23 @@ def restore(path: Path, saved: Path) -> bool:
         status = path.stat()
         os.chown(fresh, status.st_uid, status.st_gid)
         fresh.chmod(status.st_mode & 0o7777)
-        copy(path, saved.with_name(f"{saved.name}.migrated"))
     _sync(fresh)
+    if path.exists():
+        path.replace(path.with_name(f"{path.name}.migrated"))
     fresh.replace(path)
     # They belong to the database that was replaced.
     for suffix in _SIDE_FILES:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     _sync(path.parent)
     return True
+
+
+def differs(path: Path, saved: Path) -> bool:
+    """Whether a database has another schema than its copy; one that cannot be read has."""
+    try:
+        return schema(path) != schema(saved)
+    except sqlite3.DatabaseError:
+        return True
 
 
 def begin(trial: Path, release: int, copies: Mapping[str, str]) -> None:

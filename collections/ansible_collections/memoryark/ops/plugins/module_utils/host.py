@@ -103,8 +103,6 @@ class Host:
             return
         path = self.path(name)
         make_directory(path.parent)
-        if path.is_dir() and not path.is_symlink():
-            raise HostError(f"{name} is a directory and has to be a link of this project; move it away")
         fresh = path.with_name(f".{path.name}.new")
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(target)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ansible_collections.memoryark.ops.plugins.module_utils.diff import difference
 from ansible_collections.memoryark.ops.plugins.module_utils.networks import Settings, settings
@@ -62,6 +62,11 @@ class Plan:
     def touched(self) -> frozenset[str]:
         """The units that are started or started again."""
         return frozenset({*self.create, *self.restart, *self.start})
+
+    def without(self, units: set[str]) -> Plan:
+        """Return the plan with these units left alone."""
+        levels = (tuple(name for name in level if name not in units) for level in self.levels)
+        return replace(self, levels=tuple(level for level in levels if level))
 
     def jobs(self, level: tuple[str, ...]) -> dict[str, list[str]]:
         """Return what systemctl is to do with the units of a level: units by its word for it."""

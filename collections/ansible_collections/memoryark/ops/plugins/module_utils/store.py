@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
-from ansible_collections.memoryark.ops.plugins.module_utils.host import Host
+from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.release import Release
 
 STORE = "/etc/memoryark"
@@ -40,8 +40,8 @@ class Store:
 
     def __init__(self, host: Host, root: str) -> None:
         self._host = host
+        self._root = root
         self._configs = f"{root}/config"
-        self.backups = f"{root}/backups/releases"
 
     def current(self) -> int | None:
         """Return the number of the release that the host boots, None before the first."""
@@ -142,6 +142,17 @@ class Store:
         self._host.link(CURRENT, f"releases/{number}")
         for name, target in links(release).items():
             self._host.link(name, target)
+
+    def backup(self, number: int, path: str) -> str:
+        """Return where a release keeps the copy of the file ``path`` below the root."""
+        return f"{self._root}/backups/releases/{number}/{PurePosixPath(path).relative_to(self._root)}"
+
+    def check_links(self, release: Release) -> None:
+        """Raise HostError if something is in the way of the links that lead a boot to a release."""
+        for name in (CURRENT, *links(release)):
+            path = self._host.path(name)
+            if path.is_dir() and not path.is_symlink():
+                raise HostError(f"{name} is a directory and has to be a link of this project; move it away")
 
     def wrong_links(self, release: Release) -> frozenset[str]:
         """Return those of the links that lead a boot to the release which are not there as they should be."""

@@ -107,13 +107,14 @@ def switch(
     Raises HostError, with the release before it back in place, when anything fails.
     """
     databases.settle(host.path(databases.TRIAL), store.current())
+    store.check_links(wanted)
     services = generate(host, store.directory(number), wanted)
     check_configs(host, wanted, plan)
     try:
         begin_trial(host, services | dict(wanted.systemd))
-        if store.current() == number and take_back(host, wanted):
+        if is_other_migration(host, store, number, wanted) and take_back(host, wanted):
             plan = make_plan(wanted, observe(host, store, wanted))
-        started = perform(host, store, number, wanted, plan)
+        started = perform(host, store, number, wanted, plan, to_the_end=store.current() == number)
         watch(host, wanted, started)
         store.commit(number, wanted, origin)
     except (Exception, SystemExit) as error:
@@ -184,7 +185,7 @@ def save_databases(
         return
     migrating = wanted.migrating(store.load(present))
     copies = {
-        str(host.path(path)): str(host.path(f"{store.backups}/{number}/{Path(path).name}"))
+        str(host.path(path)): str(host.path(store.backup(number, path)))
         for name in level
         for path in migrating.get(name, ())
         if host.path(path).exists()
@@ -198,12 +199,18 @@ def save_databases(
             databases.begin(host.path(databases.TRIAL), number, copies)
 
 
-def take_back(host: Host, release: Release) -> bool:
+def is_other_migration(host: Host, store: Store, number: int, wanted: Release) -> bool:
+    """Whether an interrupted release has migrated databases for services that are not the wanted ones."""
+    tried = databases.journal(host.path(databases.TRIAL)).release
+    return store.current() == number or bool(wanted.migrating(store.load(tried)))
+
+
+def take_back(host: Host, *releases: Release) -> bool:
     """Bring back what an interrupted or failed release made of databases; return whether there was one."""
     journal = host.path(databases.TRIAL)
     if not databases.journal(journal).copies:
         return False
-    stop_units(host, (unit.name for unit in release.units if unit.databases))
+    stop_units(host, {unit.name for release in releases for unit in release.units if unit.databases})
     with told_to_the_operator("a database cannot be brought back"):
         databases.take_back(journal)
     return True
@@ -318,31 +325,40 @@ def roll_back(host: Host, store: Store, tried: int, failed: Release) -> str:
         if number is not None:
             store.put(number, previous)
         stop(host, failed.names - previous.names)
+        problem = try_to_take_back(host, previous, failed)
         end_trial(host)
-        take_back(host, previous)
         plan = make_plan(previous, observe(host, store, previous))
+        if problem:
+            plan = plan.without({unit.name for unit in previous.units if unit.databases})
         # What the failed release gave to others, a port or a name, must be free before its owner starts.
         stop_units(host, plan.touched)
         perform(host, store, number, previous, plan, to_the_end=True)
-    except (HostError, OSError) as error:
+    except (Exception, SystemExit) as error:
         return f"Release {number} could not be put back: {error}"
+    if problem:
+        return f"Release {number} is back but for the services with databases: {problem}"
     if number is None:
         return "There was no release before it; its containers were stopped."
     return f"Release {number} is back and healthy."
 
 
+def try_to_take_back(host: Host, *releases: Release) -> str:
+    """As ``take_back``; return why it did not work, nothing if it did."""
+    try:
+        take_back(host, *releases)
+    except HostError as error:
+        return str(error)
+    return ""
+
+
 def tidy(host: Host, store: Store) -> None:
     """Remove what only releases had that are no longer kept: images, versions of secrets, the releases."""
     kept = [store.load(number) for number in store.kept()]
-    images = {image for release in kept for image in release.images}
-    unused = {image for number in store.numbers() for image in store.load(number).images} - images
-    present = host.images()
-    for image in sorted(unused):
-        # An image that a container of somebody else's uses stays; only those that Podman calls unused go.
-        if by_digest(image) in present and not host.podman_json(
-            "ps", "--all", "--format=json", f"--filter=ancestor={image}"
-        ):
-            host.run(["podman", "image", "rm", "--ignore", image])
+    images = {by_digest(image) for release in kept for image in release.images}
+    all_images = {by_digest(image) for number in store.numbers() for image in store.load(number).images}
+    for image in sorted(all_images - images):
+        # Podman refuses to remove one that somebody else's container uses; then it stays.
+        host.try_run(["podman", "image", "rm", "--ignore", image])
     secrets = {secret for release in kept for secret in release.secrets}
     old = sorted(name for name in host.secrets() if name.startswith(SECRET_PREFIX) and name not in secrets)
     if old:

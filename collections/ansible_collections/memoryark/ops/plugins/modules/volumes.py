@@ -145,7 +145,8 @@ def make(path: Path, entry: dict[str, Any]) -> None:
     path.chmod(int(entry["mode"], 8))
     if is_synchronous(path) != entry["synchronous"]:
         # New directories inherit the attribute; those that are there already do not.
-        for folder, _folders, _files in os.walk(path):
+        # The top, by which the next run judges, comes last.
+        for folder, _folders, _files in os.walk(path, topdown=False):
             set_synchronous(Path(folder), entry["synchronous"])
 
 

@@ -122,7 +122,8 @@ def _unit_section(service: Service, catalogue: Catalogue) -> Iterator[tuple[str,
         yield "Wants", f"{catalogue.services[name].unit}.service"
         yield "After", f"{catalogue.services[name].unit}.service"
     if service.databases:
-        yield "Wants", RECOVERY
+        # Without it the service must not run: it would add to a database that a later recovery takes back.
+        yield "Requires", RECOVERY
         yield "After", RECOVERY
     yield from _start_limit(service.restart, start_timeout(service.health))
 
