@@ -248,7 +248,7 @@ def test_a_full_disk_in_the_middle_is_a_failure_like_any_other(
     begin = Machine.begin
 
     def full(self: Machine, unit: str, text: str) -> None:
-        if "d1" in text:
+        if image(text) == "r.test/d1@sha256:0":
             raise OSError(28, "No space left on device")
         begin(self, unit, text)
 
