@@ -33,6 +33,25 @@ def containers(host: Host, image: str) -> Iterator[dict[str, str]]:
     host.check_output(f"podman kill {' '.join(NETWORKS)}")
 
 
+def inspected(host: Host, name: str) -> dict[str, object]:
+    found: dict[str, object] = json.loads(host.check_output(f"podman network inspect {name}"))[0]
+    return found
+
+
+def test_an_open_network_is_isolated_from_the_others(host: Host) -> None:
+    network = inspected(host, "test-open-net")
+    assert network["internal"] is False
+    assert network["ipv6_enabled"] is True
+    assert network["network_interface"] == "test-open"
+    assert network["options"] == {"isolate": "strict"}
+
+
+def test_a_closed_network_has_no_way_out(host: Host) -> None:
+    network = inspected(host, "test-closed-net")
+    assert network["internal"] is True
+    assert network["subnets"] == [{"subnet": "10.99.3.0/24", "gateway": "10.99.3.1"}]
+
+
 def connect(host: Host, name: str, address: str, port: int = 6379) -> int:
     """Exit code of a connection from inside the container ``name``."""
     return int(host.run(f"podman exec {name} timeout 5 bash -c '</dev/tcp/{address}/{port}'").rc)
