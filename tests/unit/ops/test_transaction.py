@@ -412,6 +412,24 @@ def operations(tmp_path: Path) -> int:
     return 10**6 - machine.power
 
 
+def weak_machine(tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A host with the old release that has power for ``step`` more operations, those on databases included."""
+    machine = Machine(tmp_path / str(step))
+    deploy(machine.host(), release(**OLD), check=False)
+    machine.power = step
+    monkeypatch.setattr(databases, "_sync", lambda _path: machine.tick())
+    return machine
+
+
+def interrupted_machine(tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A host on which the new release was interrupted after ``step`` operations, and that has power again."""
+    machine = weak_machine(tmp_path, step, monkeypatch)
+    with pytest.raises(PowerCutError):
+        deploy(machine.host(), release("second", "two", **NEW), check=False)
+    machine.power = -1
+    return machine
+
+
 @pytest.mark.parametrize("boot", [True, False], ids=["power cut", "killed"])
 def test_a_release_may_be_interrupted_anywhere(
     tmp_path: Path, boot: bool, monkeypatch: pytest.MonkeyPatch
@@ -420,13 +438,7 @@ def test_a_release_may_be_interrupted_anywhere(
     total = operations(tmp_path / "count")
     assert total > 30
     for step in range(total):
-        machine = Machine(tmp_path / str(step))
-        deploy(machine.host(), release(**OLD), check=False)
-        machine.power = step
-        monkeypatch.setattr(databases, "_sync", lambda _path, machine=machine: machine.tick())
-        with pytest.raises(PowerCutError):
-            deploy(machine.host(), release("second", "two", **NEW), check=False)
-        machine.power = -1
+        machine = interrupted_machine(tmp_path, step, monkeypatch)
         if boot:
             machine.cut_power()
             assert versions(machine) in (OLD, NEW), f"after {step} operations"
@@ -445,13 +457,7 @@ def test_a_return_to_the_old_release_after_an_interruption(
     """Whoever takes the new release back after it was interrupted gets the old one, whole."""
     total = operations(tmp_path / "count")
     for step in range(total):
-        machine = Machine(tmp_path / str(step))
-        deploy(machine.host(), release(**OLD), check=False)
-        machine.power = step
-        monkeypatch.setattr(databases, "_sync", lambda _path, machine=machine: machine.tick())
-        with pytest.raises(PowerCutError):
-            deploy(machine.host(), release("second", "two", **NEW), check=False)
-        machine.power = -1
+        machine = interrupted_machine(tmp_path, step, monkeypatch)
         committed = look(machine.host(), ROOT)["current"] == 2
         deploy(machine.host(), release(**OLD), check=False)
         assert versions(machine) == OLD, f"after {step} operations"
@@ -468,13 +474,7 @@ def test_a_third_release_after_an_interruption_does_not_keep_the_migration_of_th
 ) -> None:
     third = {**OLD, "c": "c3"}
     for step in range(operations(tmp_path / "count")):
-        machine = Machine(tmp_path / str(step))
-        deploy(machine.host(), release(**OLD), check=False)
-        machine.power = step
-        monkeypatch.setattr(databases, "_sync", lambda _path, machine=machine: machine.tick())
-        with pytest.raises(PowerCutError):
-            deploy(machine.host(), release("second", "two", **NEW), check=False)
-        machine.power = -1
+        machine = interrupted_machine(tmp_path, step, monkeypatch)
         committed = look(machine.host(), ROOT)["current"] == 2
         deploy(machine.host(), release(**third), check=False)
         assert versions(machine) == third, f"after {step} operations"
@@ -508,11 +508,8 @@ def test_a_failed_release_may_be_interrupted_while_it_is_taken_back(
 ) -> None:
     step, interrupted = 0, True
     while interrupted:
-        machine = Machine(tmp_path / str(step))
-        deploy(machine.host(), release(**OLD), check=False)
+        machine = weak_machine(tmp_path, step, monkeypatch)
         machine.broken.add("r.test/d1@sha256:0")
-        machine.power = step
-        monkeypatch.setattr(databases, "_sync", lambda _path, machine=machine: machine.tick())
         try:
             deploy(machine.host(), release("second", "two", **NEW), check=False)
         except PowerCutError:

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
 
 LOCK = "/run/lock/memoryark-release"
@@ -28,6 +30,17 @@ def alone() -> Iterator[None]:
         except BlockingIOError:
             raise HostError("another deployment is at work on this host; wait until it has ended") from None
         yield
+
+
+def run_alone(module: AnsibleModule, work: Callable[[Host, dict[str, Any], bool], dict[str, Any]]) -> None:
+    """Run ``work`` with host, parameters and check mode; end the module with its result or its error."""
+    os.umask(0o022)
+    try:
+        with alone():
+            result = work(Host(module.run_command), module.params, module.check_mode)
+        module.exit_json(**result)
+    except (HostError, OSError) as error:
+        module.fail_json(msg=str(error))
 
 
 @contextmanager

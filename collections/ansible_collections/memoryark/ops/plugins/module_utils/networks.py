@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ansible_collections.memoryark.ops.plugins.module_utils.host import UNIT_LABEL, Host, HostError
@@ -70,6 +70,16 @@ def on(host: Host, name: str) -> list[dict[str, Any]]:
 def unit_of(container: Mapping[str, Any]) -> str:
     """Return the unit of a container, nothing for one that no unit runs."""
     return str((container["Labels"] or {}).get(UNIT_LABEL, ""))
+
+
+def make(host: Host, wanted: Iterable[Mapping[str, Any]], present: Collection[str]) -> None:
+    """Make networks; those of them that are ``present``, and that no container is on, anew."""
+    declared = list(wanted)
+    for network in declared:
+        if network["name"] in present:
+            remove(host, network["name"])
+    for network in declared:
+        create(host, network)
 
 
 def create(host: Host, wanted: Mapping[str, Any]) -> None:

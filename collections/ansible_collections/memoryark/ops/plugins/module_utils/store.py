@@ -116,9 +116,9 @@ class Store:
 
     def stage(self, release: Release) -> int:
         """Write a release beside the others, where nothing reads it yet; return its number."""
-        current = self.current()
-        same = current is not None and self.load(current) == release
-        number = current if same and current is not None else max(self.numbers(), default=0) + 1
+        number = self.current()
+        if number is None or self.load(number) != release:
+            number = max(self.numbers(), default=0) + 1
         self.put(number, release)
         self._host.write(f"{RELEASES}/{number}/{MANIFEST}", release.to_json())
         return number

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.memoryark.ops.plugins.module_utils import databases, networks
 from ansible_collections.memoryark.ops.plugins.module_utils.host import (
@@ -26,7 +27,13 @@ from ansible_collections.memoryark.ops.plugins.module_utils.host import (
     Host,
     HostError,
 )
-from ansible_collections.memoryark.ops.plugins.module_utils.plan import Found, Plan, by_digest, make_plan
+from ansible_collections.memoryark.ops.plugins.module_utils.plan import (
+    Found,
+    Plan,
+    by_digest,
+    differences,
+    make_plan,
+)
 from ansible_collections.memoryark.ops.plugins.module_utils.release import (
     FINGERPRINT_LABEL,
     SECRET_PREFIX,
@@ -67,6 +74,18 @@ def observe(host: Host, store: Store, wanted: Release) -> Found:
         live=store.live(release),
         pending=store.pending(),
     )
+
+
+def survey(host: Host, store: Store, wanted: Release) -> tuple[Plan, dict[str, Any]]:
+    """Return the plan that brings the host to ``wanted``, and a module's result while nothing is done."""
+    found = observe(host, store, wanted)
+    plan = make_plan(wanted, found)
+    return plan, {
+        "changed": not plan.empty,
+        "plan": plan.shown(),
+        "diff": differences(wanted, found.release, plan),
+        "release": store.current(),
+    }
 
 
 def prepare(host: Host, store: Store, wanted: Release, plan: Plan, values: Mapping[str, str]) -> int:
@@ -270,10 +289,8 @@ def make_networks(host: Host, release: Release, plan: Plan) -> None:
     for name in plan.networks:
         if name in present:
             # Also what was on it only in an earlier release.
-            stop(host, (unit.removesuffix(".service") for unit in networks.units_on(host, name)))
-            networks.remove(host, name)
-    for name in plan.networks:
-        networks.create(host, release.networks[name])
+            stop(host, [unit.removesuffix(".service") for unit in networks.units_on(host, name)])
+    networks.make(host, [release.networks[name] for name in plan.networks], present)
 
 
 def stop(host: Host, units: Iterable[str]) -> None:
@@ -353,9 +370,10 @@ def try_to_take_back(host: Host, *releases: Release) -> str:
 
 def tidy(host: Host, store: Store) -> None:
     """Remove what only releases had that are no longer kept: images, versions of secrets, the releases."""
-    kept = [store.load(number) for number in store.kept()]
+    releases = {number: store.load(number) for number in store.numbers()}
+    kept = [releases[number] for number in store.kept()]
     images = {by_digest(image) for release in kept for image in release.images}
-    all_images = {by_digest(image) for number in store.numbers() for image in store.load(number).images}
+    all_images = {by_digest(image) for release in releases.values() for image in release.images}
     for image in sorted(all_images - images):
         # Podman refuses to remove one that somebody else's container uses; then it stays.
         host.try_run(["podman", "image", "rm", "--ignore", image])
@@ -365,15 +383,12 @@ def tidy(host: Host, store: Store) -> None:
         host.run(["podman", "secret", "rm", *old])
         # Podman rewrites the one file of all secrets.
         os.sync()
-    for name in sorted(networks_of(store) - set(store.load(store.current()).networks)):
-        if name in networks.look(host, [name]) and not networks.on(host, name):
+    present = store.load(store.current())
+    left = {name for release in releases.values() for name in release.networks} - set(present.networks)
+    for name in networks.look(host, left) if left else ():
+        if not networks.on(host, name):
             networks.remove(host, name)
     store.prune()
-
-
-def networks_of(store: Store) -> set[str]:
-    """Return the names of the networks of all releases that are there."""
-    return {name for number in store.numbers() for name in store.load(number).networks}
 
 
 def as_services(units: Iterable[str]) -> list[str]:

@@ -105,11 +105,7 @@ def keep(host: Host, wanted: list[dict[str, Any]], recreate: bool, check: bool) 
     if not check:
         if stopped:
             host.run(["systemctl", "stop", *stopped])
-        for name in recreated:
-            networks.remove(host, name)
-        for network in wanted:
-            if network["name"] in {*created, *recreated}:
-                networks.create(host, network)
+        networks.make(host, [one for one in wanted if one["name"] in {*created, *recreated}], before)
     return {
         "changed": bool(created or recreated),
         "created": created,

@@ -171,21 +171,19 @@ plan:
       elements: str
 """
 
-import os
 import secrets
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.memoryark.ops.plugins.module_utils.audit import alone, audited, origin
-from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
-from ansible_collections.memoryark.ops.plugins.module_utils.plan import differences, make_plan
+from ansible_collections.memoryark.ops.plugins.module_utils.audit import audited, origin, run_alone
+from ansible_collections.memoryark.ops.plugins.module_utils.host import Host
 from ansible_collections.memoryark.ops.plugins.module_utils.release import (
     bind,
     secret_names,
     secret_version,
 )
 from ansible_collections.memoryark.ops.plugins.module_utils.store import Store
-from ansible_collections.memoryark.ops.plugins.module_utils.transaction import observe, prepare, switch
+from ansible_collections.memoryark.ops.plugins.module_utils.transaction import prepare, survey, switch
 
 SECRET_KEY = "/var/lib/memoryark/secret-version.key"  # noqa: S105 - a file's name
 
@@ -195,14 +193,7 @@ def deploy(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]:
     names = secret_names(secret_versions(host, params["secrets"], check))
     wanted = bind(params, names)
     store = Store(host, params["root"])
-    found = observe(host, store, wanted)
-    plan = make_plan(wanted, found)
-    result = {
-        "changed": not plan.empty,
-        "plan": plan.shown(),
-        "diff": differences(wanted, found.release, plan),
-        "release": store.current(),
-    }
+    plan, result = survey(host, store, wanted)
     if not plan.empty and not check:
         values = {names[name]: value for name, value in params["secrets"].items()}
         with audited(host, "deploy", params, result):
@@ -251,13 +242,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    os.umask(0o022)
-    try:
-        with alone():
-            result = deploy(Host(module.run_command), module.params, module.check_mode)
-        module.exit_json(**result)
-    except (HostError, OSError) as error:
-        module.fail_json(msg=str(error))
+    run_alone(module, deploy)
 
 
 if __name__ == "__main__":

@@ -56,38 +56,26 @@ plan:
   type: dict
 """
 
-import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.memoryark.ops.plugins.module_utils.audit import alone, audited, origin
+from ansible_collections.memoryark.ops.plugins.module_utils.audit import audited, origin, run_alone
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
-from ansible_collections.memoryark.ops.plugins.module_utils.plan import by_digest, differences, make_plan
 from ansible_collections.memoryark.ops.plugins.module_utils.store import Store
-from ansible_collections.memoryark.ops.plugins.module_utils.transaction import observe, switch
+from ansible_collections.memoryark.ops.plugins.module_utils.transaction import survey, switch
 
 
 def roll_back(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]:
     """Bring the release ``to`` back; return the module's result."""
     store = Store(host, params["root"])
-    present = store.current()
-    number = choose(store.proven(), present, params["to"])
+    number = choose(store.proven(), store.current(), params["to"])
     wanted = store.load(number)
-    found = observe(host, store, wanted)
-    missing = sorted(image for image in wanted.images if by_digest(image) not in found.images)
-    missing += sorted(wanted.secrets - found.secrets)
-    if missing:
+    plan, result = survey(host, store, wanted)
+    if missing := [*plan.pull, *plan.secrets]:
         raise HostError(
             f"release {number} cannot run any more, the host lacks {', '.join(missing)}; "
             "deploy its inventory instead"
         )
-    plan = make_plan(wanted, found)
-    result = {
-        "changed": not plan.empty,
-        "plan": plan.shown(),
-        "diff": differences(wanted, found.release, plan),
-        "release": present,
-    }
     if not plan.empty and not check:
         with audited(host, "rollback", params, result):
             result["release"] = number
@@ -120,13 +108,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    os.umask(0o022)
-    try:
-        with alone():
-            result = roll_back(Host(module.run_command), module.params, module.check_mode)
-        module.exit_json(**result)
-    except (HostError, OSError) as error:
-        module.fail_json(msg=str(error))
+    run_alone(module, roll_back)
 
 
 if __name__ == "__main__":
