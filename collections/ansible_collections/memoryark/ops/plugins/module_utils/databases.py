@@ -21,6 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 TRIAL = "/var/lib/memoryark/trial.json"
+# Where this file is on a host, and the unit that runs it at boot.
+PROGRAM = "/usr/lib/memoryark/databases.py"
+UNIT = "memoryark-recovery.service"
 CURRENT = "/etc/memoryark/current"
 _SIDE_FILES = ("-journal", "-wal", "-shm")
 

@@ -14,12 +14,13 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
+from ansible_collections.memoryark.ops.plugins.module_utils.databases import CURRENT
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.release import Release
 
-STORE = "/etc/memoryark"
-CURRENT = f"{STORE}/current"
-RELEASES = f"{STORE}/releases"
+RELEASES = "/etc/memoryark/releases"
+# Where systemd finds the units of a release that is being tried, and no boot does.
+TRIAL = "/run/systemd/system"
 TARGET = "memoryark.target"
 KEPT = 5
 # The files under containers that read theirs anew, and whom to tell of them. Both are gone after a boot.

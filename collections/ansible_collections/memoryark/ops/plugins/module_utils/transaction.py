@@ -39,11 +39,8 @@ from ansible_collections.memoryark.ops.plugins.module_utils.release import (
     SECRET_PREFIX,
     Release,
 )
-from ansible_collections.memoryark.ops.plugins.module_utils.store import TARGET, Store
+from ansible_collections.memoryark.ops.plugins.module_utils.store import TARGET, TRIAL, Store
 
-TRIAL = "/run/systemd/system"
-RECOVERY = "memoryark-recovery.service"
-RECOVERY_PROGRAM = "/usr/lib/memoryark/databases.py"
 States = dict[str, dict[str, str]]
 """Properties by unit, as systemctl shows them."""
 
@@ -192,7 +189,7 @@ def trial_files(host: Host) -> list[str]:
 def trial_units(host: Host) -> frozenset[str]:
     """Return the containers' units that a run left which did not end."""
     services = (name for name in trial_files(host) if name.endswith(".service"))
-    return frozenset(name.removesuffix(".service") for name in services if name != RECOVERY)
+    return frozenset(name.removesuffix(".service") for name in services if name != databases.UNIT)
 
 
 def save_databases(
@@ -211,8 +208,8 @@ def save_databases(
     }
     if copies:
         program = inspect.getsource(databases)
-        if host.read(RECOVERY_PROGRAM) != program:
-            host.write(RECOVERY_PROGRAM, program)
+        if host.read(databases.PROGRAM) != program:
+            host.write(databases.PROGRAM, program)
         stop_units(host, set(level) & set(migrating))
         with told_to_the_operator("a database cannot be copied"):
             databases.begin(host.path(databases.TRIAL), number, copies)

@@ -12,6 +12,8 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
+from ansible_collections.memoryark.ops.plugins.module_utils import databases
+from ansible_collections.memoryark.ops.plugins.module_utils.store import LIVE, TARGET, TRIAL
 from ansible_collections.memoryark.ops.plugins.plugin_utils.model import (
     Catalogue,
     Health,
@@ -22,13 +24,7 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.quantities import se
 
 Section = list[tuple[str, str]]
 
-TARGET = "memoryark.target"
 SLICE = "memoryark.slice"
-RECOVERY = "memoryark-recovery.service"
-RECOVERY_PROGRAM = "/usr/lib/memoryark/databases.py"
-TRIAL_JOURNAL = "/var/lib/memoryark/trial.json"
-# Emptied by every boot; a unit that starts fills it from its own release.
-LIVE = "/run/memoryark/config"
 ID_RANGE_BASE = 100_000
 ID_RANGE_SIZE = 65_536
 # What a start may take beyond the health check's own times: creating the container, a slow host.
@@ -123,8 +119,8 @@ def _unit_section(service: Service, catalogue: Catalogue) -> Iterator[tuple[str,
         yield "After", f"{catalogue.services[name].unit}.service"
     if service.databases:
         # Without it the service must not run: it would add to a database that a later recovery takes back.
-        yield "Requires", RECOVERY
-        yield "After", RECOVERY
+        yield "Requires", databases.UNIT
+        yield "After", databases.UNIT
     yield from _start_limit(service.restart, start_timeout(service.health))
 
 
@@ -365,13 +361,13 @@ def render_units(catalogue: Catalogue, root: str) -> tuple[dict[str, str], dict[
     # At boot only: while a release is being tried, systemd has the target from /run.
     recovery: Section = [
         ("Description", "MemoryArk: databases as they were before a release that was interrupted"),
-        ("ConditionPathExists", TRIAL_JOURNAL),
-        ("ConditionPathExists", f"!/run/systemd/system/{TARGET}"),
+        ("ConditionPathExists", databases.TRIAL),
+        ("ConditionPathExists", f"!{TRIAL}/{TARGET}"),
         ("RequiresMountsFor", root),
     ]
-    program: Section = [("Type", "oneshot"), ("ExecStart", f"/usr/bin/python3 {RECOVERY_PROGRAM}")]
+    program: Section = [("Type", "oneshot"), ("ExecStart", f"/usr/bin/python3 {databases.PROGRAM}")]
     return quadlets, {
-        RECOVERY: unit_text({"Unit": recovery, "Service": program}),
+        databases.UNIT: unit_text({"Unit": recovery, "Service": program}),
         TARGET: unit_text({"Unit": target, "Install": [("WantedBy", "multi-user.target")]}),
         SLICE: unit_text({"Unit": [("Description", "MemoryArk containers")], "Slice": memory}),
     }
