@@ -43,7 +43,7 @@ lint: setup
 	@$(BIN)/ruff format --quiet --check . lab/install-debian-packages
 	@$(BIN)/mypy
 	@$(BIN)/yamllint --strict .
-	@shellcheck .ci/run tests/run-sanity stack/base/http-check stack/base/policy-rc.d
+	@shellcheck .ci/run tests/run-sanity stack/base/http-check stack/base/policy-rc.d stack/nginx-proxy/nginx-reload
 	@$(BIN)/ansible-lint --offline -q
 
 unit: setup

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ class Machine:
     """Answers the commands of the modules as a real host does.
 
     Containers of images in ``broken`` never become healthy, those in ``fragile`` fail when they are looked
-    at again. ``power`` counts down with every command and every change of a file; at zero the plug is pulled.
+    at again. ``watch`` sees every command before it is carried out. ``power`` counts down with every command and every change of a file; at zero the plug is pulled.
     """
 
     def __init__(self, base: Path) -> None:
@@ -46,6 +46,7 @@ class Machine:
         self.known: dict[str, dict[str, str]] = {}
         self.networks: dict[str, dict[str, Any]] = {}
         self.strangers: list[str] = []
+        self.watch: Callable[[list[str]], None] = lambda _words: None
 
     def host(self) -> Host:
         """A connection to it."""
@@ -110,6 +111,7 @@ class Machine:
         self.tick()
         words = [word for word in argv if not word.startswith("--")]
         self.log.append(" ".join(words))
+        self.watch(words)
         if Path(argv[0]).name == "quadlet":
             return self.quadlet(Path((environ_update or {})["QUADLET_UNIT_DIRS"]), Path(argv[-1]))
         method = getattr(
@@ -197,14 +199,17 @@ class Machine:
 
     def podman_ps(self, _names: list[str], options: list[str], _data: Any) -> str:
         network = next((option.rpartition("=")[2] for option in options if "network" in option), None)
+        wanted = next((option.rpartition("=")[2] for option in options if UNIT_LABEL in option), None)
         return json.dumps(
             [
                 {
                     "Labels": {UNIT_LABEL: f"{unit}.service", FINGERPRINT_LABEL: label(text)},
                     "Names": [unit],
+                    "Pid": number,
                 }
-                for unit, text in self.containers.items()
+                for number, (unit, text) in enumerate(self.containers.items(), start=1)
                 if network is None or f"Network={network}:" in text
+                if wanted is None or wanted == f"{unit}.service"
             ]
             + [{"Labels": {}, "Names": [name]} for name in self.strangers if network]
         )

@@ -131,6 +131,12 @@ def test_a_set_of_configuration_is_named_by_its_content() -> None:
                 "monitor": 5.0,
                 "live": False,
                 "databases": [],
+                "rolling": False,
+                "surge": False,
+                "parallelism": 1,
+                "delay": 0.0,
+                "grace": 10.0,
+                "ports": [],
                 "check": ["check", "/srv/a/{config}"],
             }
         ],

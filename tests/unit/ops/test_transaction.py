@@ -24,23 +24,41 @@ def network(subnet: str) -> dict[str, Any]:
 
 
 def release(
-    value: str = "first", text: str = "one", subnet: str = "10.1.0.0/24", **images: str
+    value: str = "first",
+    text: str = "one",
+    subnet: str = "10.1.0.0/24",
+    replicas: int = 1,
+    surge: bool = True,
+    **images: str,
 ) -> dict[str, Any]:
     """Parameters of the module: services a, b, ... in a chain, of these images.
 
-    ``value`` is the secret of all of them. ``a`` has a database, which each image migrates, and it has a file of configuration with its image's name, ``b``
-    one with ``text`` which it reads anew when it is told to, and is on a network with ``subnet``.
+    ``value`` is the secret of all of them. ``a`` has a database, which each image migrates, and it has a file
+    of configuration with its image's name, ``b`` one with ``text`` which it reads anew when it is told to, and
+    is on a network with ``subnet``. ``aw`` has ``replicas``, and with ``surge`` one more for changes.
     """
     names = sorted(images)
+    more = [f"-{number}" for number in range(2, replicas + 1)] + (["-next"] if surge else [])
+    suffixes = {name: ["", *more] if name == "aw" else [""] for name in names}
     return {
         "root": ROOT,
-        "quadlets": {f"memoryark-{name}.container": unit(name, images[name]) for name in names},
+        "quadlets": {
+            f"memoryark-{name}{suffix}.container": unit(name, images[name])
+            for name in names
+            for suffix in suffixes[name]
+        },
         "systemd_units": {"memoryark.target": "[Unit]\n"},
         "configs": {"a": {"a.conf": f"image {images.get('a')}\n"}, "b": {"b.conf": text}},
         "services": [
             {
                 "name": name,
-                "unit": f"memoryark-{name}",
+                "unit": f"memoryark-{name}{suffix}",
+                "rolling": name == "aw",
+                "surge": suffix == "-next",
+                "parallelism": 1,
+                "delay": 0.0,
+                "grace": 5.0,
+                "ports": [3000],
                 "image": f"r.test/{images[name]}@sha256:0",
                 "level": level,
                 "monitor": 0.0,
@@ -49,6 +67,7 @@ def release(
                 "check": ["podman", "run", f"{ROOT}/config/b/{{config}}"] if name == "b" else [],
             }
             for level, name in enumerate(names)
+            for suffix in suffixes[name]
         ],
         "networks": [network(subnet)],
         "secrets": {"token": value},
@@ -168,6 +187,117 @@ def test_a_changed_configuration_is_read_anew_without_a_restart(machine: Machine
     machine.cut_power()
     assert machine.known["memoryark-b"] == {"b.conf": "two"}
     assert deploy(machine.host(), release(text="two", **OLD), check=False)["changed"] is False
+
+
+def proxied(replicas: int = 1) -> str:
+    """The configuration of a proxy that sends requests to ``aw``."""
+    lines = [
+        f"    server 10.0.0.{number}; # instance memoryark-aw-{number}" for number in range(2, replicas + 1)
+    ]
+    return "\n".join(
+        [
+            "    server 10.0.0.1; # instance memoryark-aw",
+            *lines,
+            "#    server 10.0.0.0; # instance memoryark-aw-next",
+        ]
+    )
+
+
+def served(machine: Machine) -> set[str]:
+    """The units to which the proxy sends requests."""
+    lines = machine.known["memoryark-b"]["b.conf"].splitlines()
+    return {line.rpartition(" ")[2] for line in lines if line.startswith(" ")}
+
+
+@pytest.fixture
+def rolling(tmp_path: Path, request: pytest.FixtureRequest) -> Machine:
+    """A host with a service of ``replicas`` and with ``surge`` behind a proxy that is never let down."""
+    replicas, surge = request.param
+    made = Machine(tmp_path)
+    old = release(text=proxied(replicas), replicas=replicas, surge=surge, **OLD, aw="aw1")
+    deploy(made.host(), old, check=False)
+
+    def watch(words: list[str]) -> None:
+        asked = served(made)
+        assert asked & set(made.containers), "nobody is there for the requests"
+        if words[:2] in (["systemctl", "restart"], ["systemctl", "stop"]):
+            stopped = {word.removesuffix(".service") for word in words[2:]} & set(made.containers)
+            assert not stopped & asked, f"{words} while requests go there"
+
+    made.watch = watch
+    return made
+
+
+def of_worker(machine: Machine) -> dict[str, str]:
+    return {name: version for name, version in versions(machine).items() if name.startswith("aw")}
+
+
+@pytest.mark.parametrize("rolling", [(1, True), (3, True), (3, False)], indirect=True)
+def test_a_rolling_service_serves_while_it_is_changed(
+    rolling: Machine, request: pytest.FixtureRequest
+) -> None:
+    replicas, surge = request.node.callspec.params["rolling"]
+    new = release(text=proxied(replicas), replicas=replicas, surge=surge, **OLD, aw="aw2")
+    result = deploy(rolling.host(), new, check=False)
+    names = [f"memoryark-{name}" for name in ["aw", "aw-2", "aw-3"][:replicas]]
+    assert result["plan"]["roll"] == names
+    assert {result["downtime"][name] for name in names} == {"none"}
+    assert of_worker(rolling) == {name.removeprefix("memoryark-"): "aw2" for name in names}
+    assert served(rolling) == set(names)
+    assert deploy(rolling.host(), new, check=False)["changed"] is False
+
+
+@pytest.mark.parametrize("rolling", [(1, True), (2, True), (3, False)], indirect=True)
+def test_a_bad_release_of_a_rolling_service_is_never_asked(rolling: Machine) -> None:
+    before = of_worker(rolling)
+    rolling.broken.add("r.test/aw2@sha256:0")
+    new = release(text=proxied(len(before)), replicas=len(before), surge=len(before) < 3, **OLD, aw="aw2")
+    with pytest.raises(HostError, match=r"memoryark-aw.* did not become healthy(.|\n)*Release 1 is back"):
+        deploy(rolling.host(), new, check=False)
+    assert of_worker(rolling) == before
+    assert served(rolling) == {f"memoryark-{name}" for name in before}
+
+
+@pytest.mark.parametrize("rolling", [(1, True)], indirect=True)
+def test_replicas_come_and_go_without_a_gap(rolling: Machine) -> None:
+    three = deploy(rolling.host(), release(text=proxied(3), replicas=3, **OLD, aw="aw1"), check=False)
+    assert three["plan"]["create"] == ["memoryark-aw-2", "memoryark-aw-3"]
+    assert served(rolling) == {"memoryark-aw", "memoryark-aw-2", "memoryark-aw-3"}
+    one = deploy(rolling.host(), release(text=proxied(1), **OLD, aw="aw1"), check=False)
+    assert (one["plan"]["retire"], one["plan"]["remove"]) == (["memoryark-aw-2", "memoryark-aw-3"], [])
+    assert of_worker(rolling) == {"aw": "aw1"}
+    assert served(rolling) == {"memoryark-aw"}
+
+
+@pytest.mark.parametrize("rolling", [(1, True)], indirect=True)
+def test_more_replicas_of_a_failed_release_leave_without_a_gap(rolling: Machine) -> None:
+    rolling.broken.add("r.test/c2@sha256:0")
+    with pytest.raises(HostError, match="Release 1 is back"):
+        deploy(
+            rolling.host(), release(text=proxied(2), replicas=2, **{**OLD, "c": "c2"}, aw="aw1"), check=False
+        )
+    assert of_worker(rolling) == {"aw": "aw1"}
+    assert served(rolling) == {"memoryark-aw"}
+
+
+@pytest.mark.parametrize("rolling", [(1, True)], indirect=True)
+def test_a_change_of_a_rolling_service_may_be_interrupted_anywhere(rolling: Machine) -> None:
+    """However far it came, the service runs, and the next run ends it without a gap."""
+    new = release(text=proxied(2), replicas=2, **OLD, aw="aw2")
+    for step in range(10_000):
+        rolling.power = step
+        try:
+            deploy(rolling.host(), new, check=False)
+        except PowerCutError:
+            rolling.power = -1
+        else:
+            break
+        deploy(rolling.host(), new, check=False)
+        assert of_worker(rolling) == {"aw": "aw2", "aw-2": "aw2"}, f"after {step} operations"
+        assert served(rolling) == {"memoryark-aw", "memoryark-aw-2"}, f"after {step} operations"
+        deploy(rolling.host(), release(text=proxied(1), **OLD, aw="aw1"), check=False)
+        assert of_worker(rolling) == {"aw": "aw1"}, f"after {step} operations"
+    assert step > 50
 
 
 def test_a_changed_network_is_made_anew_and_only_what_is_on_it_is_started_again(machine: Machine) -> None:

@@ -20,6 +20,7 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.release import (
     build_release,
     public_names,
     published_ports,
+    reserved_memory,
 )
 from ansible_collections.memoryark.ops.plugins.plugin_utils.settings import (
     SETTINGS,
@@ -101,7 +102,7 @@ class ActionModule(ActionBase):
                     if name != UNSET and settings["memoryark_resolve_names"]
                 ],
                 "images": {f"{IMAGES}.{name}": service.image for name, service in catalogue.services.items()},
-                "memory_needed": sum(service.reserved_memory for service in catalogue.services.values()),
+                "memory_needed": reserved_memory(catalogue),
             }
         before = time.time()
         answer = self._execute_module(module_name=HOST_CHECK, module_args=arguments, task_vars=task_vars)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -22,6 +23,7 @@ def settings(wanted: Mapping[str, Any]) -> Settings:
         "ipv6": wanted["ipv6"],
         "isolate": "" if wanted["internal"] else "strict",
         "subnets": sorted(wanted["subnets"]),
+        "leased": leased(wanted.get("ip_range") or ""),
     }
 
 
@@ -34,7 +36,23 @@ def actual(inspected: Mapping[str, Any]) -> Settings:
         "ipv6": inspected["ipv6_enabled"],
         "isolate": inspected.get("options", {}).get("isolate", ""),
         "subnets": sorted(entry["subnet"] for entry in inspected.get("subnets", ())),
+        "leased": next(
+            (
+                f"{entry['lease_range']['start_ip']}-{entry['lease_range']['end_ip']}"
+                for entry in inspected.get("subnets", ())
+                if entry.get("lease_range")
+            ),
+            "",
+        ),
     }
+
+
+def leased(ip_range: str) -> str:
+    """Return the first and the last address that Podman gives to containers by itself."""
+    if not ip_range:
+        return ""
+    network = ipaddress.ip_network(ip_range)
+    return f"{network.network_address + 1}-{network.broadcast_address}"
 
 
 def look(host: Host, names: Iterable[str]) -> dict[str, Settings]:
@@ -85,10 +103,20 @@ def make(host: Host, wanted: Iterable[Mapping[str, Any]], present: Collection[st
 def create(host: Host, wanted: Mapping[str, Any]) -> None:
     """Make a network."""
     command = ["podman", "network", "create", f"--interface-name={wanted['interface']}"]
-    command += [f"--subnet={subnet}" for subnet in wanted["subnets"]]
+    # Podman gives ranges to subnets in the order of both.
+    command += [f"--subnet={subnet}" for subnet in ranged_first(wanted)]
+    command += [f"--ip-range={wanted['ip_range']}"] if wanted.get("ip_range") else []
     command += ["--internal"] if wanted["internal"] else ["--opt=isolate=strict"]
     command += ["--ipv6"] if wanted["ipv6"] else []
     host.run([*command, wanted["name"]])
+
+
+def ranged_first(wanted: Mapping[str, Any]) -> list[str]:
+    """Return the subnets, the one with the range first."""
+    if not wanted.get("ip_range"):
+        return list(wanted["subnets"])
+    inside = ipaddress.ip_network(wanted["ip_range"]).network_address
+    return sorted(wanted["subnets"], key=lambda subnet: inside not in ipaddress.ip_network(subnet))
 
 
 def remove(host: Host, name: str) -> None:

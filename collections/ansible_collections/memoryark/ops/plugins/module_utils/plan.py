@@ -20,10 +20,11 @@ class Found:
     ``links`` those that should lead a boot to it and do not.
     ``fingerprints`` are those of containers, by unit; ``trial`` names units of a run that did not end.
     ``live`` are the configuration files under running containers, by service and path; ``pending`` names
-    services that were not told of theirs yet.
+    services that were not told of theirs yet. ``tried`` is a release that has just failed.
     """
 
     release: Release = field(default_factory=Release)
+    tried: Release = field(default_factory=Release)
     damaged: frozenset[str] = frozenset()
     links: frozenset[str] = frozenset()
     fingerprints: Mapping[str, str] = field(default_factory=dict)
@@ -47,9 +48,11 @@ class Plan:
     delete: tuple[str, ...] = ()
     create: tuple[str, ...] = ()
     restart: tuple[str, ...] = ()
+    roll: tuple[str, ...] = ()
     reload: tuple[str, ...] = ()
     start: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
+    retire: tuple[str, ...] = ()
     repair: tuple[str, ...] = ()
     levels: tuple[tuple[str, ...], ...] = ()
 
@@ -61,7 +64,7 @@ class Plan:
     @property
     def touched(self) -> frozenset[str]:
         """The units that are started or started again."""
-        return frozenset({*self.create, *self.restart, *self.start})
+        return frozenset({*self.create, *self.restart, *self.roll, *self.start})
 
     def without(self, units: set[str]) -> Plan:
         """Return the plan with these units left alone."""
@@ -88,9 +91,11 @@ class Plan:
             "delete",
             "create",
             "restart",
+            "roll",
             "reload",
             "start",
             "remove",
+            "retire",
             "repair",
         )
         return {name: list(getattr(self, name)) for name in names}
@@ -99,12 +104,16 @@ class Plan:
 def make_plan(wanted: Release, found: Found) -> Plan:
     """Compare what is wanted with what was found."""
     present = {*found.release.names, *found.fingerprints, *found.trial}
-    create, restart, reload, start = [], [], [], []
+    create: list[str] = []
+    restart: list[str] = []
+    roll: list[str] = []
+    reload: list[str] = []
+    start: list[str] = []
     networks = [
         name for name, network in wanted.networks.items() if found.networks.get(name) != settings(network)
     ]
     moved = {unit for name in networks for unit in wanted.units_on(name)}
-    for unit in wanted.units:
+    for unit in (unit for unit in wanted.units if not unit.surge):
         # A file that somebody changed by hand may be what the container runs on.
         edited = unit.name in found.damaged or (not unit.live and unit.configs in found.damaged)
         if unit.name not in present:
@@ -112,10 +121,13 @@ def make_plan(wanted: Release, found: Found) -> Plan:
         elif unit.name not in found.active and found.fingerprints.get(unit.name) in {None, unit.fingerprint}:
             start.append(unit.name)
         elif unit.name in moved or edited or found.fingerprints.get(unit.name) != unit.fingerprint:
-            restart.append(unit.name)
+            serves_on = unit.name not in moved and can_roll(unit, wanted, found)
+            (roll if serves_on else restart).append(unit.name)
         elif unit.live and needs_reload(unit, wanted, found):
             reload.append(unit.name)
-    touched = {*create, *restart, *reload, *start}
+    touched = {*create, *restart, *roll, *reload, *start}
+    leaving = {name for name in present - wanted.names if not is_idle_surge(name, wanted, found)}
+    replaced = {name for name in leaving if is_replaced(name, wanted, found)}
     levels = [
         tuple(unit.name for unit in wanted.units if unit.level == level and unit.name in touched)
         for level in sorted({unit.level for unit in wanted.units})
@@ -132,12 +144,43 @@ def make_plan(wanted: Release, found: Found) -> Plan:
         delete=tuple(sorted(set(before) - set(after))),
         create=tuple(create),
         restart=tuple(restart),
+        roll=tuple(roll),
         reload=tuple(reload),
         start=tuple(start),
-        remove=tuple(sorted(present - wanted.names)),
+        remove=tuple(sorted(leaving - replaced)),
+        retire=tuple(sorted(replaced)),
         repair=tuple(sorted(found.trial)),
         levels=tuple(level for level in levels if level),
     )
+
+
+def can_roll(unit: Unit, wanted: Release, found: Found) -> bool:
+    """Whether others of its service can serve while a unit is changed."""
+    others = (other for other in wanted.of(unit.service) if other.name != unit.name)
+    return (
+        unit.rolling
+        and unit.name in found.active
+        and any(other.surge or other.name in found.active for other in others)
+    )
+
+
+def is_idle_surge(name: str, wanted: Release, found: Found) -> bool:
+    """Whether a unit that runs only during a change does not run."""
+    surges = {unit.name for unit in known_units(wanted, found) if unit.surge}
+    return name in surges and name not in {*found.fingerprints, *found.active}
+
+
+def is_replaced(name: str, wanted: Release, found: Found) -> bool:
+    """Whether others of its service serve on when a unit leaves, so that it may stop last."""
+    services = {unit.service for unit in wanted.units if unit.rolling}
+    return any(
+        unit.name == name and unit.rolling and unit.service in services for unit in known_units(wanted, found)
+    )
+
+
+def known_units(wanted: Release, found: Found) -> tuple[Unit, ...]:
+    """Return the units of all releases that the host may run something of."""
+    return (*wanted.units, *found.release.units, *found.tried.units)
 
 
 def needs_reload(unit: Unit, wanted: Release, found: Found) -> bool:
@@ -160,18 +203,38 @@ def by_digest(reference: str) -> str:
     return f"{head}{slash}{last.partition(':')[0]}@{digest}" if digest else reference
 
 
+_DOWNTIME = {
+    "none": "without downtime",
+    "seconds": "down for seconds, until it is healthy again",
+    "backup": "down while its databases are copied and until it is healthy again",
+    "removed": "gone for good",
+}
+
+
+def downtimes(wanted: Release, plan: Plan) -> dict[str, str]:
+    """Return what each unit of a plan costs its users: ``none``, ``seconds``, ``backup`` or ``removed``."""
+    with_databases = {unit.name for unit in wanted.units if unit.databases}
+    return {
+        **dict.fromkeys((*plan.create, *plan.start, *plan.roll, *plan.reload, *plan.retire), "none"),
+        **{name: "backup" if name in with_databases else "seconds" for name in plan.restart},
+        **dict.fromkeys(plan.remove, "removed"),
+    }
+
+
 def differences(wanted: Release, present: Release, plan: Plan) -> list[dict[str, str]]:
     """Return the file differences for ``--diff``, and one entry that shows the plan for the containers."""
     before, after = present.files(), wanted.files()
     shown = [
         difference(name, before.get(name, ""), after.get(name, "")) for name in [*plan.write, *plan.delete]
     ]
+    notes = {name: f": {_DOWNTIME[kind]}" for name, kind in downtimes(wanted, plan).items()}
     actions = [
-        f"{word} {unit}\n"
+        f"{word} {unit}{notes.get(unit, '')}\n"
         for word, units in plan.shown().items()
-        if word not in {"write", "delete"}
+        if word not in {"write", "delete", "repair"}
         for unit in units
     ]
+    actions += [f"repair {unit}\n" for unit in plan.repair]
     if actions:
         shown.append(difference("plan", "", "".join(actions)))
     return shown

@@ -26,6 +26,10 @@ class Unit:
     names its set of configuration files, if any. With ``live`` it reads these anew when it is told to.
     ``check`` is the command that checks them, ``monitor`` the seconds that it must stay healthy,
     ``databases`` are the paths of the SQLite files that it may migrate.
+
+    The units of a ``rolling`` service are changed ``parallelism`` at a time, ``delay`` seconds apart, while
+    the others serve on its ``ports``; each has ``grace`` seconds to end what it has begun. One with
+    ``surge`` runs only meanwhile.
     """
 
     name: str
@@ -39,6 +43,12 @@ class Unit:
     check: tuple[str, ...] = ()
     monitor: float = 0.0
     databases: tuple[str, ...] = ()
+    rolling: bool = False
+    surge: bool = False
+    parallelism: int = 1
+    delay: float = 0.0
+    grace: float = 10.0
+    ports: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,8 +65,12 @@ class Release:
 
     @property
     def names(self) -> frozenset[str]:
-        """The names of its container units."""
-        return frozenset(unit.name for unit in self.units)
+        """The names of the units of its containers, but for those that run only during a change."""
+        return frozenset(unit.name for unit in self.units if not unit.surge)
+
+    def of(self, service: str) -> list[Unit]:
+        """Return the units of a service."""
+        return [unit for unit in self.units if unit.service == service]
 
     def units_on(self, network: str) -> set[str]:
         """Return the names of the units that are on a network."""
@@ -109,7 +123,7 @@ def read_unit(raw: Mapping[str, Any]) -> Unit:
     """Return a unit from its JSON; raises TypeError if something is missing that has no default."""
     known = {field.name for field in fields(Unit)}
     values: dict[str, Any] = {name: value for name, value in raw.items() if name in known}
-    for name in ("check", "databases"):
+    for name in ("check", "databases", "ports"):
         values[name] = tuple(values.get(name, ()))
     return Unit(**values)
 
@@ -143,6 +157,12 @@ def bind(params: Mapping[str, Any], secrets: Mapping[str, str]) -> Release:
                 ),
                 monitor=service["monitor"],
                 databases=tuple(service["databases"]),
+                rolling=service["rolling"],
+                surge=service["surge"],
+                parallelism=service["parallelism"],
+                delay=service["delay"],
+                grace=service["grace"],
+                ports=tuple(service["ports"]),
             )
         )
     networks = {network["name"]: dict(network) for network in params["networks"]}

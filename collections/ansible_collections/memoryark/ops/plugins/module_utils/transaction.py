@@ -17,10 +17,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.memoryark.ops.plugins.module_utils import databases, networks
+from ansible_collections.memoryark.ops.plugins.module_utils import databases, networks, rolling
 from ansible_collections.memoryark.ops.plugins.module_utils.host import (
     QUADLET_GENERATOR,
     UNIT_LABEL,
@@ -32,6 +33,7 @@ from ansible_collections.memoryark.ops.plugins.module_utils.plan import (
     Plan,
     by_digest,
     differences,
+    downtimes,
     make_plan,
 )
 from ansible_collections.memoryark.ops.plugins.module_utils.release import (
@@ -40,6 +42,13 @@ from ansible_collections.memoryark.ops.plugins.module_utils.release import (
     Release,
 )
 from ansible_collections.memoryark.ops.plugins.module_utils.store import TARGET, TRIAL, Store
+from ansible_collections.memoryark.ops.plugins.module_utils.units import (
+    as_services,
+    bring_up,
+    logs,
+    stop,
+    stop_units,
+)
 
 States = dict[str, dict[str, str]]
 """Properties by unit, as systemctl shows them."""
@@ -80,6 +89,7 @@ def survey(host: Host, store: Store, wanted: Release) -> tuple[Plan, dict[str, A
     return plan, {
         "changed": not plan.empty,
         "plan": plan.shown(),
+        "downtime": downtimes(wanted, plan),
         "diff": differences(wanted, found.release, plan),
         "release": store.current(),
     }
@@ -148,7 +158,7 @@ def generate(host: Host, directory: str, release: Release) -> dict[str, str]:
         environment = {"QUADLET_UNIT_DIRS": str(host.path(directory))}
         host.run([QUADLET_GENERATOR, "-no-kmsg-log", name], env=environment)
         made = {path.name: path.read_text(encoding="utf-8") for path in Path(name).glob("*.service")}
-    missing = sorted(unit for unit in release.names if f"{unit}.service" not in made)
+    missing = sorted(unit.name for unit in release.units if f"{unit.name}.service" not in made)
     if missing:
         raise HostError(f"Quadlet makes no service of {', '.join(missing)}")
     return made
@@ -254,7 +264,8 @@ def perform(
     if plan.touched:
         # A start limit that an earlier attempt ran into must not refuse this one. Units that systemd has not
         # loaded yet make the command fail, and need it not.
-        host.try_run(["systemctl", "reset-failed", *as_services(plan.touched)])
+        surges = {unit.name for unit in release.units if unit.surge}
+        host.try_run(["systemctl", "reset-failed", *as_services(plan.touched | surges)])
     started: States = {}
     errors = []
     for level in plan.levels:
@@ -263,10 +274,10 @@ def perform(
                 store.put_live(release, name)
             save_databases(host, store, number, release, level)
             for word, units in plan.jobs(level).items():
-                host.run(["systemctl", word, *as_services(units)])
+                bring_up(host, word, units)
+            rolling.roll(host, release, [name for name in level if name in plan.roll])
         except HostError as error:
-            failed = sorted(set(level) - host.active_units(level)) or list(level)
-            errors.append(f"{', '.join(failed)} did not become healthy; {error}\n{logs(host, failed)}")
+            errors.append(str(error))
             if not to_the_end:
                 break
         else:
@@ -274,6 +285,7 @@ def perform(
             started |= host.unit_states(level, "ActiveState", "InvocationID")
     if errors:
         raise HostError("\n".join(errors))
+    rolling.retire(host, release, plan.retire)
     return started
 
 
@@ -288,26 +300,6 @@ def make_networks(host: Host, release: Release, plan: Plan) -> None:
             # Also what was on it only in an earlier release.
             stop(host, [unit.removesuffix(".service") for unit in networks.units_on(host, name)])
     networks.make(host, [release.networks[name] for name in plan.networks], present)
-
-
-def stop(host: Host, units: Iterable[str]) -> None:
-    """Stop units that leave the release, and remove what containers they left."""
-    names = as_services(units)
-    stop_units(host, units)
-    for name in names:
-        host.run(["podman", "rm", "--force", f"--filter=label={UNIT_LABEL}={name}"])
-
-
-def stop_units(host: Host, units: Iterable[str]) -> None:
-    """Stop those of ``units`` that systemd knows."""
-    states = host.unit_states(units, "LoadState", "ActiveState")
-    known = [
-        name
-        for name, state in states.items()
-        if state["LoadState"] == "loaded" or state["ActiveState"] != "inactive"
-    ]
-    if known:
-        host.run(["systemctl", "stop", *as_services(known)])
 
 
 def watch(host: Host, release: Release, before: States) -> None:
@@ -338,10 +330,10 @@ def roll_back(host: Host, store: Store, tried: int, failed: Release) -> str:
     try:
         if number is not None:
             store.put(number, previous)
-        stop(host, failed.names - previous.names)
+        stop(host, intruders(failed, previous))
         problem = try_to_take_back(host, previous, failed)
         end_trial(host)
-        plan = make_plan(previous, observe(host, store, previous))
+        plan = make_plan(previous, replace(observe(host, store, previous), tried=failed))
         if problem:
             plan = plan.without({unit.name for unit in previous.units if unit.databases})
         # What the failed release gave to others, a port or a name, must be free before its owner starts.
@@ -354,6 +346,15 @@ def roll_back(host: Host, store: Store, tried: int, failed: Release) -> str:
     if number is None:
         return "There was no release before it; its containers were stopped."
     return f"Release {number} is back and healthy."
+
+
+def intruders(failed: Release, previous: Release) -> set[str]:
+    """Return the units that only the failed release has, but for those that may be serving for others."""
+    return {
+        unit.name
+        for unit in failed.units
+        if unit.name not in previous.names and not (unit.rolling and previous.of(unit.service))
+    }
 
 
 def try_to_take_back(host: Host, *releases: Release) -> str:
@@ -386,13 +387,3 @@ def tidy(host: Host, store: Store) -> None:
         if not networks.on(host, name):
             networks.remove(host, name)
     store.prune()
-
-
-def as_services(units: Iterable[str]) -> list[str]:
-    """Return names of units as systemctl takes them."""
-    return [f"{unit}.service" for unit in sorted(units)]
-
-
-def logs(host: Host, units: Iterable[str]) -> str:
-    """Return the last log of units, for the message about a failure."""
-    return "\n".join(f"--- last log of {unit} ---\n{host.journal(f'{unit}.service')}" for unit in units)

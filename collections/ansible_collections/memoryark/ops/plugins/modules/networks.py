@@ -42,6 +42,12 @@ options:
         type: list
         elements: str
         required: true
+      ip_range:
+        description:
+          - The part of one subnet from which containers get addresses, all of it if empty.
+          - The rest is for those that have an address of their own.
+        type: str
+        default: ""
   recreate:
     description:
       - Whether networks are made anew whose settings differ.
@@ -132,6 +138,7 @@ def main() -> None:
                     "internal": {"type": "bool", "default": False},
                     "ipv6": {"type": "bool", "default": False},
                     "subnets": {"type": "list", "elements": "str", "required": True},
+                    "ip_range": {"type": "str", "default": ""},
                 },
             },
             "recreate": {"type": "bool", "default": True},

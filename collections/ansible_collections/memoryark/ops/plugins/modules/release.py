@@ -70,6 +70,31 @@ options:
         type: list
         elements: str
         default: []
+      rolling:
+        description: Whether the service serves on while its containers are changed.
+        type: bool
+        default: false
+      surge:
+        description: Whether this container runs only while others of the service are changed.
+        type: bool
+        default: false
+      parallelism:
+        description: How many containers of a rolling service are changed at a time.
+        type: int
+        default: 1
+      delay:
+        description: Seconds between two changes of containers of a rolling service.
+        type: float
+        default: 0.0
+      grace:
+        description: Seconds within which a container ends what it has begun.
+        type: float
+        default: 10.0
+      ports:
+        description: Ports on which a proxy reaches it.
+        type: list
+        elements: int
+        default: []
       check:
         description: Command that checks its configuration. C({config}) stands for the set of files.
         type: list
@@ -153,6 +178,10 @@ plan:
       description: Units whose unit, configuration, secret or image changed.
       type: list
       elements: str
+    roll:
+      description: Such units of services that serve on meanwhile.
+      type: list
+      elements: str
     reload:
       description: Units that read a changed configuration anew.
       type: list
@@ -167,6 +196,10 @@ plan:
       elements: str
     remove:
       description: Units that are no longer in the release.
+      type: list
+      elements: str
+    retire:
+      description: Such units of services that stay. They stop when the others have taken over.
       type: list
       elements: str
 """
@@ -232,6 +265,12 @@ def main() -> None:
                     "monitor": {"type": "float", "default": 5.0},
                     "live": {"type": "bool", "default": False},
                     "databases": {"type": "list", "elements": "str", "default": []},
+                    "rolling": {"type": "bool", "default": False},
+                    "surge": {"type": "bool", "default": False},
+                    "parallelism": {"type": "int", "default": 1},
+                    "delay": {"type": "float", "default": 0.0},
+                    "grace": {"type": "float", "default": 10.0},
+                    "ports": {"type": "list", "elements": "int", "default": []},
                     "check": {"type": "list", "elements": "str", "default": []},
                 },
             },

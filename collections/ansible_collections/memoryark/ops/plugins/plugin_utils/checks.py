@@ -9,6 +9,12 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+from ansible_collections.memoryark.ops.plugins.plugin_utils.instances import (
+    BLOCK,
+    fixed_addresses,
+    leased_subnet,
+    suffixes,
+)
 from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue, Service
 from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Problem, suggestion
 
@@ -77,8 +83,12 @@ def _check_service(
             yield problem(
                 f"environment.{name}", "the value is missing; the host's own environment is not passed on"
             )
-    if service.config.reload_signal and not any(mount.kind == "config" for mount in service.mounts):
+    if service.config.live and not any(mount.kind == "config" for mount in service.mounts):
         yield problem("x-memoryark.config", "there is no configuration to read anew; mount it in volumes")
+    if service.config.reload and service.config.reload_signal:
+        yield problem("x-memoryark.config", "write either reload or reload_signal")
+    if service.rolling:
+        yield from _check_rolling(service, catalogue, problem)
     yield from _check_hardening(service, problem)
 
 
@@ -114,6 +124,32 @@ def _check_references(
         yield problem("x-memoryark.databases", f"'{source}' is no volume with a directory that it mounts")
 
 
+def _check_rolling(
+    service: Service, catalogue: Catalogue, problem: Callable[[str, str], Problem]
+) -> Iterator[Problem]:
+    """Two containers of a service can run at the same time, and a proxy can tell them apart."""
+    path = "deploy.replicas" if service.replicas > 1 else "deploy.update_config.order"
+    alone = {
+        "ports": bool(service.ports),
+        "databases": bool(service.databases),
+        "addresses": any(one.ipv4 or one.ipv6 for one in service.networks),
+    }
+    for what in (what for what, claimed in alone.items() if claimed):
+        yield problem(path, f"is not possible: only one container at a time can have its {what}")
+    if not service.routes:
+        return
+    attached = [
+        catalogue.networks[one.network] for one in service.networks if one.network in catalogue.networks
+    ]
+    room = max((len(fixed_addresses(service, network)) for network in attached), default=0)
+    if room <= service.replicas:
+        yield problem(
+            path,
+            f"needs {service.replicas + 1} addresses after the ip_range of a network, there are {room}; each "
+            f"id_range has {BLOCK}: give the network an ip_range, or a larger subnet after it",
+        )
+
+
 def _check_hardening(service: Service, problem: Callable[[str, str], Problem]) -> Iterator[Problem]:
     """Hardening stands in the Compose file itself, so that it holds on every engine that runs it."""
     if service.cap_drop != ("ALL",):
@@ -128,33 +164,48 @@ def _check_hardening(service: Service, problem: Callable[[str, str], Problem]) -
         yield problem("deploy.resources.reservations.cpus", "is above the limit")
 
 
-def _ports(service: Service) -> list[str]:
+def _ports(service: Service, _catalogue: Catalogue) -> list[str]:
     return [f"{port.published}/{port.protocol}" for port in service.ports]
 
 
-def _addresses(service: Service) -> list[str]:
-    return [address for attached in service.networks for address in (attached.ipv4, attached.ipv6) if address]
+def _addresses(service: Service, catalogue: Catalogue) -> list[str]:
+    own = [address for attached in service.networks for address in (attached.ipv4, attached.ipv6) if address]
+    networks = {one.network for one in service.networks} & set(catalogue.networks) if service.rolling else ()
+    return own + [one for key in networks for one in fixed_addresses(service, catalogue.networks[key])]
 
 
-_UNIQUE: list[tuple[str, str, Callable[[Service], list[str]]]] = [
+_UNIQUE: list[tuple[str, str, Callable[[Service, Catalogue], list[str]]]] = [
     ("host port", "ports", _ports),
-    ("container name", "container_name", lambda service: [service.container_name]),
-    ("id range", "x-memoryark.id_range", lambda service: [str(service.id_range)]),
+    (
+        "container name",
+        "container_name",
+        lambda service, _catalogue: [service.container_name + suffix for suffix in suffixes(service)],
+    ),
+    (
+        "unit",
+        "deploy.replicas",
+        lambda service, _catalogue: [service.unit + suffix for suffix in suffixes(service)],
+    ),
+    ("id range", "x-memoryark.id_range", lambda service, _catalogue: [str(service.id_range)]),
     ("address", "networks", _addresses),
     (
         "route",
         "x-memoryark.routes",
-        lambda service: [f"{route.host} {route.path}" for route in service.routes],
+        lambda service, _catalogue: [f"{route.host} {route.path}" for route in service.routes],
     ),
 ]
 
 
 def _check_unique(
-    catalogue: Catalogue, what: str, key: str, identity: Callable[[Service], list[str]], where: Where
+    catalogue: Catalogue,
+    what: str,
+    key: str,
+    identity: Callable[[Service, Catalogue], list[str]],
+    where: Where,
 ) -> Iterator[Problem]:
     owners: dict[str, list[str]] = {}
     for service in catalogue.services.values():
-        for value in identity(service):
+        for value in identity(service, catalogue):
             owners.setdefault(value, []).append(service.name)
     for value, names in owners.items():
         if len(names) > 1:
@@ -172,6 +223,9 @@ def _check_cycles(catalogue: Catalogue, where: Where) -> Iterator[Problem]:
 def _check_subnets(catalogue: Catalogue, where: Where) -> Iterator[Problem]:
     parsed: list[tuple[str, ipaddress.IPv4Network | ipaddress.IPv6Network]] = []
     for network in catalogue.networks.values():
+        if network.ip_range and leased_subnet(network) is None:
+            what = f"ip_range {network.ip_range} is no part of one of its IPv4 subnets."
+            yield Problem(where("", f"networks.{network.key}.ipam"), what)
         for subnet in network.subnets:
             try:
                 parsed.append((network.key, ipaddress.ip_network(subnet)))

@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from ansible_collections.memoryark.ops.plugins.plugin_utils.instances import (
+    meeting_point,
+    steady,
+    upstreams,
+)
 from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue, Network, Route, Service
 from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Problem, ProblemsError
 
@@ -39,7 +44,8 @@ def render_configs(
 ) -> dict[str, dict[str, str]]:
     """Return file texts by service and path below its ``config`` folder.
 
-    Templates see ``catalogue``, ``service``, ``routes_by_host``, ``name_server`` and ``variables``.
+    Templates see ``catalogue``, ``service``, ``routes_by_host``, ``name_server``, ``variables``, and what
+    ``instances`` has of ``upstreams``, ``meeting_point`` and ``steady``.
     Raises ProblemsError for templates that do not render.
     """
     environment = jinja2.Environment(
@@ -55,6 +61,9 @@ def render_configs(
         "variables": variables,
         "routes_by_host": routes_by_host(catalogue),
         "name_server": name_server,
+        "upstreams": upstreams,
+        "meeting_point": meeting_point,
+        "steady": steady,
     }
     rendered: dict[str, dict[str, str]] = {}
     problems: list[Problem] = []

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.memoryark.ops.plugins.module_utils.units import PREFIX, unit_name
 from ansible_collections.memoryark.ops.plugins.plugin_utils.merge import extra_hosts, keyed, named
 from ansible_collections.memoryark.ops.plugins.plugin_utils.quantities import (
     parse_cpus,
@@ -16,7 +17,6 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.quantities import (
     parse_size,
 )
 
-PREFIX = "memoryark-"
 DEFAULT_PIDS = 256
 # Seconds; Compose's own default for update_config.monitor is 0s, Docker's is 5s.
 DEFAULT_MONITOR = 5.0
@@ -24,7 +24,10 @@ DEFAULT_MONITOR = 5.0
 
 @dataclass(frozen=True)
 class Network:
-    """A Podman network; ``key`` is how services name it, ``name`` how Podman does."""
+    """A Podman network; ``key`` is how services name it, ``name`` how Podman does.
+
+    Containers without an address of their own get one from ``ip_range``, if there is one.
+    """
 
     key: str
     name: str
@@ -32,6 +35,7 @@ class Network:
     internal: bool
     ipv6: bool
     subnets: tuple[str, ...]
+    ip_range: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,11 +111,30 @@ class RestartPolicy:
 
 
 @dataclass(frozen=True)
+class Update:
+    """Compose's ``update_config``; times in seconds."""
+
+    order: str = "stop-first"
+    parallelism: int = 1
+    delay: float = 0.0
+    monitor: float = DEFAULT_MONITOR
+
+
+@dataclass(frozen=True)
 class Config:
-    """How a service's configuration files are checked and, with a ``reload_signal``, read anew."""
+    """How a service's configuration files are checked, and how it is made to read them anew.
+
+    That is by a command in its container, ``reload``, or by a ``reload_signal``.
+    """
 
     check: tuple[str, ...] = ()
     reload_signal: str = ""
+    reload: tuple[str, ...] = ()
+
+    @property
+    def live(self) -> bool:
+        """Whether it can read them anew at all."""
+        return bool(self.reload_signal or self.reload)
 
 
 @dataclass(frozen=True)
@@ -126,7 +149,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Service:
-    """One container."""
+    """One container, or several that are the same."""
 
     name: str
     image: str
@@ -139,7 +162,8 @@ class Service:
     reserved_cpus: float = 0.0
     reserved_memory: int = 0
     restart: RestartPolicy = RestartPolicy()
-    monitor: float = DEFAULT_MONITOR
+    replicas: int = 1
+    update: Update = Update()
     config: Config = Config()
     databases: tuple[tuple[str, str], ...] = ()
     command: tuple[str, ...] = ()
@@ -176,7 +200,17 @@ class Service:
     @property
     def unit(self) -> str:
         """The name that its systemd unit has, without ``.service``."""
-        return self.name if self.name.startswith(PREFIX) else PREFIX + self.name
+        return unit_name(self.name)
+
+    @property
+    def start_first(self) -> bool:
+        """Whether a new container runs before the old one stops."""
+        return self.update.order == "start-first"
+
+    @property
+    def rolling(self) -> bool:
+        """Whether it serves on while it is changed."""
+        return self.replicas > 1 or self.start_first
 
     @property
     def secret_names(self) -> tuple[str, ...]:
@@ -230,6 +264,7 @@ def parse_network(key: str, raw: Mapping[str, Any]) -> Network:
         internal=raw.get("internal", False),
         ipv6=raw.get("enable_ipv6", False),
         subnets=tuple(entry["subnet"] for entry in raw["ipam"]["config"]),
+        ip_range=next((entry["ip_range"] for entry in raw["ipam"]["config"] if "ip_range" in entry), ""),
     )
 
 
@@ -301,6 +336,12 @@ def parse_restart(raw: Mapping[str, Any]) -> RestartPolicy:
     return RestartPolicy(condition=raw.get("condition", "any"), max_attempts=raw.get("max_attempts"), **times)
 
 
+def parse_update(raw: Mapping[str, Any]) -> Update:
+    """Return the normal form of ``deploy.update_config``."""
+    times = {key: parse_duration(raw[key]) for key in ("delay", "monitor") if key in raw}
+    return Update(raw.get("order", "stop-first"), raw.get("parallelism", 1), **times)
+
+
 def parse_route(raw: Mapping[str, Any]) -> Route:
     """Return the normal form of one ``x-memoryark.routes`` entry."""
     extra: dict[str, Any] = {}
@@ -313,7 +354,7 @@ def parse_route(raw: Mapping[str, Any]) -> Route:
 
 def parse_config(raw: Mapping[str, Any]) -> Config:
     """Return the normal form of ``x-memoryark.config``."""
-    return Config(tuple(raw.get("check", ())), raw.get("reload_signal", ""))
+    return Config(tuple(raw.get("check", ())), raw.get("reload_signal", ""), tuple(raw.get("reload", ())))
 
 
 def parse_ulimit(raw: Any) -> str:
@@ -333,7 +374,6 @@ def parse_service(name: str, raw: Mapping[str, Any]) -> Service:
     extension = raw["x-memoryark"]
     metrics = extension.get("metrics", {})
     databases = (entry.partition(":") for entry in extension.get("databases", ()))
-    update = raw["deploy"].get("update_config", {})
     return Service(
         name=name,
         image=raw["image"],
@@ -346,7 +386,8 @@ def parse_service(name: str, raw: Mapping[str, Any]) -> Service:
         reserved_cpus=parse_cpus(reservations["cpus"]) if "cpus" in reservations else 0.0,
         reserved_memory=parse_size(reservations.get("memory", 0)),
         restart=parse_restart(raw["deploy"].get("restart_policy", {})),
-        monitor=parse_duration(update["monitor"]) if "monitor" in update else DEFAULT_MONITOR,
+        replicas=raw["deploy"].get("replicas", 1),
+        update=parse_update(raw["deploy"].get("update_config", {})),
         config=parse_config(extension.get("config", {})),
         databases=tuple((volume, path) for volume, _colon, path in databases),
         command=words(raw.get("command")),

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 
 from ansible_collections.memoryark.ops.plugins.module_utils import databases
 from ansible_collections.memoryark.ops.plugins.module_utils.store import LIVE, TARGET, TRIAL
+from ansible_collections.memoryark.ops.plugins.module_utils.units import PREFIX
+from ansible_collections.memoryark.ops.plugins.plugin_utils.instances import Instance, instances, steady
 from ansible_collections.memoryark.ops.plugins.plugin_utils.model import (
     Catalogue,
     Health,
@@ -94,29 +96,31 @@ def start_timeout(health: Health) -> float:
     return health.start_period + health.retries * (health.interval + health.timeout) + START_MARGIN
 
 
-def render_container(service: Service, catalogue: Catalogue, root: str) -> str:
-    """Return the ``.container`` unit of ``service``; ``root`` is the host directory of all data.
+def render_container(service: Service, instance: Instance, catalogue: Catalogue, root: str) -> str:
+    """Return the ``.container`` unit of one instance; ``root`` is the host directory of all data.
 
-    A secret stands in it as ``{secret:NAME}``: the host puts the name of the secret's present version
+    The one that stands in during a change is in nobody's ``WantedBy``: no boot starts it.
+    A secret stands in the text as ``{secret:NAME}``: the host puts the name of the secret's present version
     there, so that a new value changes the unit and with it restarts the container.
     """
     return unit_text(
         {
-            "Unit": list(_unit_section(service, catalogue)),
-            "Container": list(_container_section(service, catalogue, root)),
-            "Service": [*_service_section(service), *_config_section(service, root)],
-            "Install": [("WantedBy", TARGET)],
+            "Unit": list(_unit_section(service, instance, catalogue)),
+            "Container": list(_container_section(service, instance, catalogue, root)),
+            "Service": [*_service_section(service), *_config_section(service, instance, root)],
+            **({} if instance.surge else {"Install": [("WantedBy", TARGET)]}),
         }
     )
 
 
-def _unit_section(service: Service, catalogue: Catalogue) -> Iterator[tuple[str, str]]:
-    yield "Description", f"MemoryArk {service.name}"
+def _unit_section(service: Service, instance: Instance, catalogue: Catalogue) -> Iterator[tuple[str, str]]:
+    yield "Description", f"MemoryArk {instance.unit.removeprefix(PREFIX)}"
     yield "PartOf", TARGET
     for name in service.depends_on:
-        # Wants, not Requires: a restart of the other must not restart this one.
-        yield "Wants", f"{catalogue.services[name].unit}.service"
-        yield "After", f"{catalogue.services[name].unit}.service"
+        for needed in steady(catalogue.services[name], catalogue):
+            # Wants, not Requires: a restart of the other must not restart this one.
+            yield "Wants", f"{needed.unit}.service"
+            yield "After", f"{needed.unit}.service"
     if service.databases:
         # Without it the service must not run: it would add to a database that a later recovery takes back.
         yield "Requires", databases.UNIT
@@ -138,13 +142,15 @@ def _start_limit(policy: RestartPolicy, timeout: float) -> Iterator[tuple[str, s
     yield "StartLimitIntervalSec", seconds(span)
 
 
-def _container_section(service: Service, catalogue: Catalogue, root: str) -> Iterator[tuple[str, str]]:
-    yield "ContainerName", service.container_name
+def _container_section(
+    service: Service, instance: Instance, catalogue: Catalogue, root: str
+) -> Iterator[tuple[str, str]]:
+    yield "ContainerName", instance.container
     yield "Image", service.image
     yield "Pull", "never"
     yield from _process(service)
     yield from _isolation(service)
-    yield from _network(service, catalogue)
+    yield from _network(service, instance, catalogue)
     yield from _storage(service, catalogue, root)
     yield from _secrets(service)
     yield from _health(service.health)
@@ -203,12 +209,13 @@ def _isolation(service: Service) -> Iterator[tuple[str, str]]:
         yield "Sysctl", quote(f"{name}={value}")
 
 
-def _network(service: Service, catalogue: Catalogue) -> Iterator[tuple[str, str]]:
+def _network(service: Service, instance: Instance, catalogue: Catalogue) -> Iterator[tuple[str, str]]:
     if service.hostname:
         yield "HostName", service.hostname
     for attached in service.networks:
         options = [f"alias={alias}" for alias in dict.fromkeys((service.name, *attached.aliases))]
-        options += [f"ip={attached.ipv4}"] if attached.ipv4 else []
+        ipv4 = instance.addresses.get(attached.network, attached.ipv4)
+        options += [f"ip={ipv4}"] if ipv4 else []
         options += [f"ip6={attached.ipv6}"] if attached.ipv6 else []
         yield "Network", f"{catalogue.networks[attached.network].name}:{','.join(options)}"
     if not service.networks:
@@ -230,7 +237,7 @@ def _storage(service: Service, catalogue: Catalogue, root: str) -> Iterator[tupl
         options = ["ro" if mount.read_only else "rw", "nosuid", "nodev", "noexec"]
         if mount.kind == "config":
             # A program that reads its files anew has them in a place where they can change under it.
-            source = live_directory(service) if service.config.reload_signal else config_set(service, root)
+            source = live_directory(service) if service.config.live else config_set(service, root)
             yield "Volume", _volume(source, mount.target, [*options, "idmap"])
             continue
         volume = catalogue.volumes[mount.source]
@@ -335,26 +342,29 @@ def _service_section(service: Service) -> Iterator[tuple[str, str]]:
         yield "CPUWeight", str(max(1, round(service.reserved_cpus * 100)))
 
 
-def _config_section(service: Service, root: str) -> Iterator[tuple[str, str]]:
-    if not service.config.reload_signal:
+def _config_section(service: Service, instance: Instance, root: str) -> Iterator[tuple[str, str]]:
+    if not service.config.live:
         return
     live = live_directory(service)
     yield "ExecStartPre", f"/usr/bin/mkdir --parents {live}"
     # What a release has put there since the boot stays.
     yield "ExecStartPre", f"/usr/bin/cp --recursive --update=none {config_set(service, root)}/. {live}"
-    yield (
-        "ExecReload",
-        f"/usr/bin/podman kill --signal={service.config.reload_signal} {service.container_name}",
-    )
+    if service.config.reload:
+        command = " ".join(quote(word) for word in service.config.reload)
+        yield "ExecReload", f"/usr/bin/podman exec {instance.container} {command}"
+    else:
+        signal = service.config.reload_signal
+        yield "ExecReload", f"/usr/bin/podman kill --signal={signal} {instance.container}"
 
 
 def render_units(catalogue: Catalogue, root: str) -> tuple[dict[str, str], dict[str, str]]:
     """Return ``(quadlet units, systemd units)`` as file name to text."""
     quadlets = {
-        f"{service.unit}.container": render_container(service, catalogue, root)
+        f"{instance.unit}.container": render_container(service, instance, catalogue, root)
         for service in catalogue.services.values()
+        for instance in instances(service, catalogue)
     }
-    reserved = sum(service.reserved_memory for service in catalogue.services.values())
+    reserved = sum(service.reserved_memory * service.replicas for service in catalogue.services.values())
     target: Section = [("Description", "MemoryArk: all of its containers")]
     # A container's MemoryLow only counts up to what the slice above it has.
     memory: Section = [("MemoryLow", str(reserved))]

@@ -11,6 +11,7 @@ from typing import Any
 
 from ansible_collections.memoryark.ops.plugins.plugin_utils.checks import start_levels
 from ansible_collections.memoryark.ops.plugins.plugin_utils.configs import render_configs
+from ansible_collections.memoryark.ops.plugins.plugin_utils.instances import instances
 from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue, Service
 from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Problem, ProblemsError
 from ansible_collections.memoryark.ops.plugins.plugin_utils.quadlet import (
@@ -38,24 +39,38 @@ def build_release(
         "systemd_units": systemd_units,
         "configs": render_configs(stack, catalogue, variables),
         "services": [
-            {
-                "name": name,
-                "unit": catalogue.services[name].unit,
-                "image": catalogue.services[name].image,
-                "level": level,
-                "monitor": catalogue.services[name].monitor,
-                "check": render_check(catalogue.services[name], root),
-                "databases": database_paths(catalogue, catalogue.services[name], root),
-                "live": bool(catalogue.services[name].config.reload_signal),
-            }
+            entry
             for level, names in enumerate(levels)
             for name in names
+            for entry in containers(catalogue.services[name], catalogue, root, level)
         ],
         "networks": networks(catalogue),
         "directories": directories(catalogue),
         "volumes": sorted(volume.name for volume in catalogue.volumes.values() if not volume.directory),
         "secrets": list(catalogue.secret_names),
     }
+
+
+def containers(service: Service, catalogue: Catalogue, root: str, level: int) -> list[dict[str, Any]]:
+    """Return a service's containers as options of the release module, which starts levels in their order."""
+    shared = {
+        "name": service.name,
+        "image": service.image,
+        "level": level,
+        "monitor": service.update.monitor,
+        "check": render_check(service, root),
+        "databases": database_paths(catalogue, service, root),
+        "live": service.config.live,
+        "rolling": service.rolling,
+        "parallelism": service.update.parallelism,
+        "delay": service.update.delay,
+        "grace": service.stop_grace,
+        "ports": sorted({route.port for route in service.routes}),
+    }
+    return [
+        {**shared, "unit": instance.unit, "surge": instance.surge}
+        for instance in instances(service, catalogue)
+    ]
 
 
 def database_paths(catalogue: Catalogue, service: Service, root: str) -> list[str]:
@@ -87,6 +102,13 @@ def directories(catalogue: Catalogue) -> list[dict[str, Any]]:
                 "synchronous": volume.synchronous,
             }
     return [wanted[path] for path in sorted(wanted)]
+
+
+def reserved_memory(catalogue: Catalogue) -> int:
+    """Return the bytes that are reserved for containers at the most, while one of them stands in included."""
+    services = catalogue.services.values()
+    extra = max((service.reserved_memory for service in services if service.start_first), default=0)
+    return sum(service.reserved_memory * service.replicas for service in services) + extra
 
 
 def published_ports(catalogue: Catalogue) -> list[int]:

@@ -1,0 +1,56 @@
+# Copyright: memoryark-ops contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Units of containers: starting until they are healthy, stopping, their logs. Names are without suffix."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from ansible_collections.memoryark.ops.plugins.module_utils.host import UNIT_LABEL, Host, HostError
+
+PREFIX = "memoryark-"
+
+
+def bring_up(host: Host, word: str, units: Collection[str]) -> None:
+    """Let systemctl do ``word`` with units, and wait for it; raises HostError with the log of what failed."""
+    try:
+        host.run(["systemctl", word, *as_services(units)])
+    except HostError as error:
+        failed = sorted(set(units) - host.active_units(units)) or sorted(units)
+        what = "did not take its configuration" if word == "reload" else "did not become healthy"
+        raise HostError(f"{', '.join(failed)} {what}; {error}\n{logs(host, failed)}") from error
+
+
+def stop(host: Host, units: Iterable[str]) -> None:
+    """Stop units that leave the release, and remove what containers they left."""
+    names = as_services(units)
+    stop_units(host, units)
+    for name in names:
+        host.run(["podman", "rm", "--force", f"--filter=label={UNIT_LABEL}={name}"])
+
+
+def stop_units(host: Host, units: Iterable[str]) -> None:
+    """Stop those of ``units`` that systemd knows."""
+    states = host.unit_states(units, "LoadState", "ActiveState")
+    known = [
+        name
+        for name, state in states.items()
+        if state["LoadState"] == "loaded" or state["ActiveState"] != "inactive"
+    ]
+    if known:
+        host.run(["systemctl", "stop", *as_services(known)])
+
+
+def unit_name(service: str) -> str:
+    """Return the name of a service's unit."""
+    return service if service.startswith(PREFIX) else PREFIX + service
+
+
+def as_services(units: Iterable[str]) -> list[str]:
+    """Return names of units as systemctl takes them."""
+    return [f"{unit}.service" for unit in sorted(units)]
+
+
+def logs(host: Host, units: Iterable[str]) -> str:
+    """Return the last log of units, for the message about a failure."""
+    return "\n".join(f"--- last log of {unit} ---\n{host.journal(f'{unit}.service')}" for unit in units)
