@@ -143,6 +143,30 @@ class Store:
         for name, target in links(release).items():
             self._host.link(name, target)
 
+    @property
+    def version_file(self) -> str:
+        """Where the version of the project is noted that the data was last deployed with.
+
+        It is beside the data, because that is what it tells something about: data that was kept when the
+        project was removed from the host, or that was brought from another, has it as well.
+        """
+        return f"{self._root}/version"
+
+    def version(self) -> int | None:
+        """Return the version of the project that the host was last deployed with, None before the first.
+
+        Raises HostError if the note cannot be understood.
+        """
+        text = self._host.read(self.version_file)
+        if text is None:
+            # Whoever deployed without a note did so before there were versions.
+            return None if self.current() is None else 0
+        if not text.strip().isdecimal():
+            raise HostError(
+                f"{self.version_file} has to hold a number, the version of the project's last run"
+            )
+        return int(text)
+
     def backup(self, number: int, path: str) -> str:
         """Return where a release keeps the copy of the file ``path`` below the root."""
         return f"{self._root}/backups/releases/{number}/{PurePosixPath(path).relative_to(self._root)}"
