@@ -42,6 +42,7 @@ class Store:
         self._host = host
         self._root = root
         self._configs = f"{root}/config"
+        self._backups = f"{root}/backups/releases"
 
     def current(self) -> int | None:
         """Return the number of the release that the host boots, None before the first."""
@@ -118,7 +119,7 @@ class Store:
         """Write a release beside the others, where nothing reads it yet; return its number."""
         number = self.current()
         if number is None or self.load(number) != release:
-            number = max(self.numbers(), default=0) + 1
+            number = max([0, *self.numbers(), *self._saved()]) + 1
         self.put(number, release)
         self._host.write(f"{RELEASES}/{number}/{MANIFEST}", release.to_json())
         return number
@@ -169,7 +170,11 @@ class Store:
 
     def backup(self, number: int, path: str) -> str:
         """Return where a release keeps the copy of the file ``path`` below the root."""
-        return f"{self._root}/backups/releases/{number}/{PurePosixPath(path).relative_to(self._root)}"
+        return f"{self._backups}/{number}/{PurePosixPath(path).relative_to(self._root)}"
+
+    def _saved(self) -> list[int]:
+        """Return the numbers of releases that have copies; those of an earlier installation count as well."""
+        return [int(name) for name in self._host.list(self._backups) if name.isdigit()]
 
     def check_links(self, release: Release) -> None:
         """Raise HostError if something is in the way of the links that lead a boot to a release."""

@@ -105,7 +105,7 @@ def _complaints(entry: Any) -> list[str]:
     if not isinstance(entry, dict) or set(entry) != {"version", *TEXTS}:
         return [f"has to have the keys version, {', '.join(TEXTS)}, and no others."]
     found = []
-    if type(entry["version"]) is not int:
+    if not isinstance(entry["version"], int) or isinstance(entry["version"], bool):
         found.append(f"its version is '{entry['version']}' and has to be a whole number.")
     for name in TEXTS:
         texts = entry[name]
