@@ -1,4 +1,4 @@
-"""Each run of the faults leaves a report in docs/faults/."""
+"""The host that the faults happen to. Each run of them leaves a report in docs/faults/."""
 
 from __future__ import annotations
 
@@ -6,9 +6,29 @@ import datetime
 from collections.abc import Iterator
 
 import pytest
+from memoryark_lab import deployment, hosts, stages
+from memoryark_lab.hosts import Host
 from memoryark_lab.paths import REPO
+from two_services import CONVERGE, NAME, SNAPSHOT, listing
 
 REPORTS = REPO / "docs" / "faults"
+
+
+@pytest.fixture(scope="session")
+def before() -> dict[str, set[str]]:
+    """What was on the host before two small services were deployed to it, in a first release."""
+    stages.stage(NAME, "podman")
+    found = listing(hosts.get(NAME))
+    deployment.deploy_or_fail(NAME, playbook=CONVERGE, show=True)
+    hosts.snapshot(NAME, SNAPSHOT)
+    return found
+
+
+@pytest.fixture
+def host(before: dict[str, set[str]]) -> Host:
+    """A host with the first release, for each fault anew."""
+    assert before, "the listing of a host is empty"
+    return hosts.restore(NAME, SNAPSHOT)
 
 
 _RESULTS: list[tuple[str, str, float]] = []

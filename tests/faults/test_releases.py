@@ -2,70 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from memoryark_lab import deployment, hosts, stages
+from memoryark_lab import hosts
 from memoryark_lab.hosts import Host
-from memoryark_lab.paths import REPO
+from two_services import NAME, OLD, begin, deploy, greeting, serves, wait_until
 
-NAME = "molecule"
-CONVERGE = "molecule/containers/converge.yml"
-OLD = '100% of $5 & "more"'
 NEW = {"environment": {"GREETING": "new"}}
 # Never healthy, and soon known not to be.
 SICK = {**NEW, "healthcheck": {"test": ["CMD", "false"], "interval": "5s", "timeout": "5s", "retries": 1}}
-
-
-@pytest.fixture(scope="module")
-def _deployed() -> None:
-    """Two small services, in a first release."""
-    stages.stage(NAME, "podman")
-    deployment.deploy_or_fail(NAME, playbook=CONVERGE, show=True)
-    hosts.snapshot(NAME, "faults")
-
-
-@pytest.fixture
-def host(_deployed: None) -> Host:
-    """A host with the first release, for each fault anew."""
-    return hosts.restore(NAME, "faults")
-
-
-def options(settings: dict[str, Any] | None = None, **pages: Any) -> list[str]:
-    """Command line options that change ``pages`` by Compose keys, and settings."""
-    changes = {"memoryark_compose": {"services": {"pages": pages}} if pages else {}, **(settings or {})}
-    return ["--extra-vars", json.dumps(changes)]
-
-
-def deploy(settings: dict[str, Any] | None = None, **pages: Any) -> deployment.Run:
-    return deployment.deploy(NAME, *options(settings, **pages), playbook=CONVERGE)
-
-
-def begin(**pages: Any) -> subprocess.Popen[bytes]:
-    """A deployment that goes on while the test does something else."""
-    command = deployment.playbook_command(NAME, *options(**pages), playbook=CONVERGE)
-    return subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def wait_until(what: str, done: Callable[[], bool], seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
-        time.sleep(0.5)
-
-
-def greeting(host: Host) -> str:
-    """What the container that runs says, nothing if none does."""
-    return host.ssh(["podman", "exec", "pages", "sh", "-c", 'echo "$GREETING"'], check=False).stdout.strip()
-
-
-def serves(host: Host) -> bool:
-    fetch = ["podman", "exec", "pages", "wget", "-q", "-O", "/dev/null", "http://127.0.0.1:8080/"]
-    return host.ssh(fetch, check=False).returncode == 0
 
 
 def in_trial(host: Host) -> bool:

@@ -16,7 +16,7 @@ from ansible_collections.memoryark.ops.plugins.module_utils.host import UNIT_LAB
 from ansible_collections.memoryark.ops.plugins.module_utils.release import FINGERPRINT_LABEL
 
 # Podman commands of two words.
-GROUPS = {"secret", "image", "network"}
+GROUPS = {"secret", "image", "network", "volume"}
 QUADLETS = "etc/containers/systemd/memoryark"
 TRIAL = "run/systemd/system"
 
@@ -47,6 +47,9 @@ class Machine:
         self.networks: dict[str, dict[str, Any]] = {}
         self.strangers: list[str] = []
         self.watch: Callable[[list[str]], None] = lambda _words: None
+        # Containers of others, as `podman ps` shows them; "Volumes" are for its filter.
+        self.foreign: list[dict[str, Any]] = []
+        self.volumes: dict[str, dict[str, str]] = {}
 
     def host(self) -> Host:
         """A connection to it."""
@@ -145,6 +148,9 @@ class Machine:
     def systemctl_daemon_reload(self, *_: Any) -> None:
         self.daemon_reload()
 
+    def systemctl_try_restart(self, *_: Any) -> None:
+        """Nothing in here runs but containers."""
+
     def systemctl_reset_failed(self, names: list[str], *_: Any) -> tuple[int, str, str]:
         """As systemd does: a unit that is in nobody's memory cannot be reset."""
         unknown = [name for name in names if name.removesuffix(".service") not in self.containers]
@@ -200,6 +206,8 @@ class Machine:
     def podman_ps(self, _names: list[str], options: list[str], _data: Any) -> str:
         network = next((option.rpartition("=")[2] for option in options if "network" in option), None)
         wanted = next((option.rpartition("=")[2] for option in options if UNIT_LABEL in option), None)
+        volume = next((option.rpartition("=")[2] for option in options if "volume" in option), None)
+        everybody = not any("--filter" in option for option in options)
         return json.dumps(
             [
                 {
@@ -208,24 +216,29 @@ class Machine:
                     "Pid": number,
                 }
                 for number, (unit, text) in enumerate(self.containers.items(), start=1)
-                if network is None or f"Network={network}:" in text
-                if wanted is None or wanted == f"{unit}.service"
+                if (network is None or f"Network={network}:" in text)
+                and (volume is None or f"Volume={volume}:" in text)
+                and (wanted is None or wanted == f"{unit}.service")
             ]
             + [{"Labels": {}, "Names": [name]} for name in self.strangers if network]
+            + [one for one in self.foreign if everybody or (volume and volume in one.get("Volumes", ()))]
         )
 
     def podman_rm(self, _names: list[str], options: list[str], _data: Any) -> None:
-        unit = options[-1].rpartition("=")[2].removesuffix(".service")
-        self.containers.pop(unit, None)
+        if options[-1] == f"--filter=label={FINGERPRINT_LABEL}":
+            self.containers.clear()
+        self.containers.pop(options[-1].rpartition("=")[2].removesuffix(".service"), None)
 
     def podman_network_ls(self, *_: Any) -> str:
-        return json.dumps([{"name": name} for name in self.networks])
+        found = self.networks.items()
+        return json.dumps([{"name": name, "labels": one.get("labels")} for name, one in found])
 
     def podman_network_inspect(self, names: list[str], *_: Any) -> str:
         return json.dumps([self.networks[name] for name in names])
 
     def podman_network_rm(self, names: list[str], *_: Any) -> None:
         users = [unit for unit, text in self.containers.items() if f"Network={names[0]}:" in text]
+        users += [one["Names"][0] for one in self.foreign if names[0] in one.get("Networks", ())]
         assert not users, f"{names[0]} is used by {users}"
         del self.networks[names[0]]
 
@@ -240,7 +253,21 @@ class Machine:
             "ipv6_enabled": False,
             "options": {"isolate": "strict"},
             "subnets": [{"subnet": given["subnet"]}],
+            "labels": dict([given["label"].split("=")]),
         }
+
+    def podman_volume_ls(self, *_: Any) -> str:
+        return json.dumps([{"Name": name, "Labels": labels} for name, labels in self.volumes.items()])
+
+    def podman_volume_inspect(self, names: list[str], *_: Any) -> str:
+        assert set(names) <= set(self.volumes)
+        return json.dumps([{"Name": name, "Mountpoint": f"/volumes/{name}"} for name in names])
+
+    def podman_volume_rm(self, names: list[str], *_: Any) -> None:
+        for name in names:
+            users = [unit for unit, text in self.containers.items() if f"Volume={name}:" in text]
+            assert not users, f"{name} is used by {users}"
+            del self.volumes[name]
 
     def podman_run(self, words: list[str], *_: Any) -> tuple[int, str, str]:
         """Let a program check the configuration in the directory that is its last argument."""
@@ -254,13 +281,12 @@ class Machine:
         return 0, "", ""
 
     def podman_image_ls(self, *_: Any) -> str:
-        return json.dumps([{"RepoDigests": [name]} for name in sorted(self.images)])
+        return json.dumps([{"Id": f"id of {name}", "RepoDigests": [name]} for name in sorted(self.images)])
 
     def podman_image_rm(self, names: list[str], *_: Any) -> tuple[int, str, str]:
-        if names[0] in {image(text) for text in self.containers.values()}:
-            return 2, "", "image is in use by a container"
-        self.images.discard(names[0])
-        return 0, "", ""
+        used = {image(text) for text in self.containers.values()} & set(names)
+        self.images -= set(names) - used
+        return (2, "", "image is in use by a container") if used else (0, "", "")
 
     def podman_secret_ls(self, *_: Any) -> str:
         return "\n".join(self.secrets)

@@ -82,7 +82,7 @@ def test_a_network_that_differs_is_made_anew(change: dict[str, Any]) -> None:
     assert result["recreated"] == ["a-net"]
     assert recorder.commands[-2:] == [
         "podman network rm a-net",
-        "podman network create --interface-name=a --subnet=10.0.0.0/24 --opt=isolate=strict a-net",
+        "podman network create --interface-name=a --subnet=10.0.0.0/24 --opt=isolate=strict --label=io.memoryark.owned=true a-net",
     ]
 
 

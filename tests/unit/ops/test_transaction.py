@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ansible_collections.memoryark.ops.plugins.module_utils import databases
 from ansible_collections.memoryark.ops.plugins.module_utils.host import HostError
+from ansible_collections.memoryark.ops.plugins.module_utils.store import Store
 from ansible_collections.memoryark.ops.plugins.modules.release import deploy
 from ansible_collections.memoryark.ops.plugins.modules.release_info import look
 from ansible_collections.memoryark.ops.plugins.modules.rollback import roll_back
@@ -73,6 +74,7 @@ def release(
         "secrets": {"token": value},
         "by": "operator@control",
         "commit": "abc123",
+        "version": 2,
     }
 
 
@@ -148,6 +150,39 @@ def test_the_same_release_again_changes_nothing(machine: Machine) -> None:
         "podman network inspect",
     )
     assert [command for command in machine.log if not command.startswith(looks)] == []
+
+
+def test_the_version_of_the_project_is_noted_when_a_release_is_healthy(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    store = Store(machine.host(), ROOT)
+    assert store.version() is None
+    newer = {**release(**NEW), "version": 3}
+    deploy(machine.host(), release(**OLD), check=True)
+    assert store.version() is None
+    deploy(machine.host(), release(**OLD), check=False)
+    assert store.version() == 2
+    machine.broken.add("r.test/d1@sha256:0")
+    with pytest.raises(HostError):
+        deploy(machine.host(), newer, check=False)
+    assert store.version() == 2
+    # The same release by a newer version of the project: only the note changes.
+    same = {**release(**OLD), "version": 3}
+    machine.starts.clear()
+    shown = deploy(machine.host(), same, check=True)
+    assert (shown["changed"], shown["diff"][-1]["after"]) == (True, "3\n")
+    assert store.version() == 2
+    assert deploy(machine.host(), same, check=False)["changed"] is True
+    assert (store.version(), machine.starts) == (3, {})
+    assert deploy(machine.host(), same, check=False)["changed"] is False
+
+
+def test_a_host_that_was_deployed_before_there_were_versions(machine: Machine) -> None:
+    store = Store(machine.host(), ROOT)
+    (machine.base / "srv/ark/version").unlink()
+    assert store.version() == 0
+    (machine.base / "srv/ark/version").write_text("two\n")
+    with pytest.raises(HostError, match="/srv/ark/version has to hold a number"):
+        store.version()
 
 
 def test_only_what_changed_is_started_and_what_left_is_gone(machine: Machine) -> None:

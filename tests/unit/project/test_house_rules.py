@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible_collections.memoryark.ops.plugins.plugin_utils.breaking import load_changes
 from memoryark_lab.paths import REPO
 
 Checker = Callable[[str], list[str]]
@@ -144,6 +145,12 @@ def test_shell_scripts_are_short() -> None:
 def test_yaml_and_json_can_be_read() -> None:
     assert breaches(texts(".yml", ".yaml"), unreadable_yaml) == []
     assert breaches(texts(".json"), unreadable_json) == []
+
+
+def test_breaking_changes_are_in_order_and_in_both_languages() -> None:
+    """Raises with all that is wrong; that it finds it is tried in tests/unit/ops/test_breaking.py."""
+    versions = [change.version for change in load_changes(REPO / "docs" / "breaking-changes.yml")]
+    assert versions == sorted(set(versions))
 
 
 def test_every_service_has_its_own_folder() -> None:

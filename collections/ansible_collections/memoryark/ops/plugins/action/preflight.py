@@ -11,6 +11,12 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible_collections.memoryark.ops.plugins.plugin_utils.breaking import (
+    Change,
+    check_acknowledged,
+    load_changes,
+    newest,
+)
 from ansible_collections.memoryark.ops.plugins.plugin_utils.catalogue import IMAGES, load_catalogue
 from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue
 from ansible_collections.memoryark.ops.plugins.plugin_utils.origin import operator, version
@@ -47,7 +53,8 @@ class ActionModule(ActionBase):
         """Return the release as the fact ``memoryark_release``, or fail with every problem."""
         task_vars = task_vars or {}
         result: dict[str, Any] = super().run(tmp, task_vars)
-        _validated, args = self.validate_argument_spec({"stack": {"type": "path", "required": True}})
+        path = {"type": "path", "required": True}
+        _validated, args = self.validate_argument_spec({"stack": path, "breaking_changes": path})
         settings, problems = self._settings(task_vars)
         problems += unknown_settings(set(task_vars) - NOT_SETTINGS) + check_settings(settings)
         catalogue, release = None, None
@@ -55,14 +62,23 @@ class ActionModule(ActionBase):
             catalogue, release = prepare(Path(args["stack"]), settings)
         except ProblemsError as error:
             problems += error.problems
+        changes = None
+        try:
+            changes = load_changes(Path(args["breaking_changes"]))
+        except ProblemsError as error:
+            problems += error.problems
         secrets = settings["memoryark_secrets"] or {}
         # Without a catalogue it is not known which secrets are used; their form still is.
         problems += check_secrets(secrets, secrets if catalogue is None else catalogue.secret_names)
-        problems += self._host_problems(settings, catalogue, task_vars)
+        problems += self._host_problems(settings, catalogue, changes, task_vars)
         if problems:
             result |= {"failed": True, "msg": report(sorted(set(problems)))}
         else:
-            made = {"by": operator(), "commit": version(Path(args["stack"]))}
+            made = {
+                "by": operator(),
+                "commit": version(Path(args["stack"])),
+                "version": newest(changes or []),
+            }
             result |= {"changed": False, "ansible_facts": {"memoryark_release": {**(release or {}), **made}}}
         return result
 
@@ -79,9 +95,13 @@ class ActionModule(ActionBase):
         return settings, problems
 
     def _host_problems(
-        self, settings: Mapping[str, Any], catalogue: Catalogue | None, task_vars: dict[str, Any]
+        self,
+        settings: Mapping[str, Any],
+        catalogue: Catalogue | None,
+        changes: list[Change] | None,
+        task_vars: dict[str, Any],
     ) -> list[Problem]:
-        """Ask the host; without a catalogue only what does not depend on one."""
+        """Ask the host; without a catalogue or changes only what does not depend on them."""
         try:
             disk = parse_size(settings["memoryark_disk_needed"])
         except ValueError as error:
@@ -109,6 +129,8 @@ class ActionModule(ActionBase):
         if answer.get("failed"):
             return [Problem("host", str(answer.get("msg", "the host check failed")))]
         problems = [Problem(found["where"], found["what"]) for found in answer["problems"]]
+        if changes is not None:
+            problems += check_acknowledged(changes, answer["version"], settings["memoryark_acknowledged"])
         return problems + check_clock(before, answer["time"], time.time())
 
 

@@ -9,7 +9,12 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from ansible_collections.memoryark.ops.plugins.module_utils.host import UNIT_LABEL, Host, HostError
+from ansible_collections.memoryark.ops.plugins.module_utils.host import (
+    OWNED_LABEL,
+    UNIT_LABEL,
+    Host,
+    HostError,
+)
 
 Settings = dict[str, Any]
 
@@ -108,6 +113,7 @@ def create(host: Host, wanted: Mapping[str, Any]) -> None:
     command += [f"--ip-range={wanted['ip_range']}"] if wanted.get("ip_range") else []
     command += ["--internal"] if wanted["internal"] else ["--opt=isolate=strict"]
     command += ["--ipv6"] if wanted["ipv6"] else []
+    command += [f"--label={OWNED_LABEL}=true"]
     host.run([*command, wanted["name"]])
 
 

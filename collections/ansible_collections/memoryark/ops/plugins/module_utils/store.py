@@ -43,6 +43,7 @@ class Store:
         self._host = host
         self._root = root
         self._configs = f"{root}/config"
+        self._backups = f"{root}/backups/releases"
 
     def current(self) -> int | None:
         """Return the number of the release that the host boots, None before the first."""
@@ -119,7 +120,7 @@ class Store:
         """Write a release beside the others, where nothing reads it yet; return its number."""
         number = self.current()
         if number is None or self.load(number) != release:
-            number = max(self.numbers(), default=0) + 1
+            number = max([0, *self.numbers(), *self._saved()]) + 1
         self.put(number, release)
         self._host.write(f"{RELEASES}/{number}/{MANIFEST}", release.to_json())
         return number
@@ -144,9 +145,37 @@ class Store:
         for name, target in links(release).items():
             self._host.link(name, target)
 
+    @property
+    def version_file(self) -> str:
+        """Where the version of the project is noted that the data was last deployed with.
+
+        It is beside the data, because that is what it tells something about: data that was kept when the
+        project was removed from the host, or that was brought from another, has it as well.
+        """
+        return f"{self._root}/version"
+
+    def version(self) -> int | None:
+        """Return the version of the project that the host was last deployed with, None before the first.
+
+        Raises HostError if the note cannot be understood.
+        """
+        text = self._host.read(self.version_file)
+        if text is None:
+            # Whoever deployed without a note did so before there were versions.
+            return None if self.current() is None else 0
+        if not text.strip().isdecimal():
+            raise HostError(
+                f"{self.version_file} has to hold a number, the version of the project's last run"
+            )
+        return int(text)
+
     def backup(self, number: int, path: str) -> str:
         """Return where a release keeps the copy of the file ``path`` below the root."""
-        return f"{self._root}/backups/releases/{number}/{PurePosixPath(path).relative_to(self._root)}"
+        return f"{self._backups}/{number}/{PurePosixPath(path).relative_to(self._root)}"
+
+    def _saved(self) -> list[int]:
+        """Return the numbers of releases that have copies; those of an earlier installation count as well."""
+        return [int(name) for name in self._host.list(self._backups) if name.isdigit()]
 
     def check_links(self, release: Release) -> None:
         """Raise HostError if something is in the way of the links that lead a boot to a release."""

@@ -63,6 +63,10 @@ time:
   description: The host's clock, in seconds since the epoch, at some moment while the module ran.
   returned: success
   type: float
+version:
+  description: Version of the project that the host was last deployed with, null before the first deployment.
+  returned: success
+  type: int
 problems:
   description: What is wrong, each with the way to mend it.
   returned: success
@@ -89,6 +93,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.plan import by_digest
 from ansible_collections.memoryark.ops.plugins.module_utils.registry import check_image
+from ansible_collections.memoryark.ops.plugins.module_utils.store import Store
 
 PODMAN_FLOOR = (5, 4)
 # The kernel, systemd and the page cache need room beside the containers.
@@ -212,12 +217,17 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    host = Host(module.run_command)
     try:
-        found = [(where, what) for where, what in look(Host(module.run_command), module.params) if what]
+        found = [(where, what) for where, what in look(host, module.params) if what]
+        version = Store(host, module.params["root"]).version()
     except HostError as error:
         module.fail_json(msg=str(error))
     module.exit_json(
-        changed=False, time=time.time(), problems=[{"where": where, "what": what} for where, what in found]
+        changed=False,
+        time=time.time(),
+        version=version,
+        problems=[{"where": where, "what": what} for where, what in found],
     )
 
 

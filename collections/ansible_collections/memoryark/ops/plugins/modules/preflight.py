@@ -19,6 +19,10 @@ options:
     description: Folder of the catalogue on the control node.
     type: path
     required: true
+  breaking_changes:
+    description: File with the breaking changes of the project, on the control node.
+    type: path
+    required: true
 attributes:
   check_mode:
     description: The action only reads.
@@ -30,6 +34,7 @@ EXAMPLES = r"""
 - name: Check everything first
   memoryark.ops.preflight:
     stack: stack
+    breaking_changes: docs/breaking-changes.yml
 """
 
 RETURN = r"""

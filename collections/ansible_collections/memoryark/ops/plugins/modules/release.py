@@ -117,6 +117,12 @@ options:
     description: The version of the project that is deployed, for the audit log.
     type: str
     default: ""
+  version:
+    description:
+      - The version of the project that is deployed, by its breaking changes. It is noted on the host when the
+        release has become healthy.
+    type: int
+    default: 0
 attributes:
   check_mode:
     description: Reports the plan and changes nothing.
@@ -209,6 +215,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.memoryark.ops.plugins.module_utils.audit import audited, origin, run_alone
+from ansible_collections.memoryark.ops.plugins.module_utils.diff import difference
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host
 from ansible_collections.memoryark.ops.plugins.module_utils.release import (
     bind,
@@ -232,6 +239,12 @@ def deploy(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]:
         with audited(host, "deploy", params, result):
             number = result["release"] = prepare(host, store, wanted, plan, values)
             switch(host, store, number, wanted, plan, origin=origin(params))
+    before, after = host.read(store.version_file) or "", f"{params['version']}\n"
+    if before != after:
+        result["changed"] = True
+        result["diff"].append(difference(store.version_file, before, after))
+        if not check:
+            host.write(store.version_file, after)
     return result
 
 
@@ -278,6 +291,7 @@ def main() -> None:
             "secrets": {"type": "dict", "default": {}, "no_log": True},
             "by": {"type": "str", "default": ""},
             "commit": {"type": "str", "default": ""},
+            "version": {"type": "int", "default": 0},
         },
         supports_check_mode=True,
     )

@@ -92,7 +92,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.memoryark.ops.plugins.module_utils.diff import difference
-from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
+from ansible_collections.memoryark.ops.plugins.module_utils.host import OWNED_LABEL, Host, HostError
 
 ROOT_MODE = "0750"
 # linux/fs.h
@@ -180,7 +180,7 @@ def keep(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]:
     for name in missing:
         diff.append(difference(name, "", f"podman volume {name}\n"))
         if not check:
-            host.run(["podman", "volume", "create", name])
+            host.run(["podman", "volume", "create", f"--label={OWNED_LABEL}=true", name])
     return {
         "changed": bool(changed or missing),
         "directories": changed,

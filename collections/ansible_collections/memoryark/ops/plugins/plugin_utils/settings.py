@@ -78,6 +78,12 @@ SETTINGS: dict[str, Setting] = {
     "memoryark_resolve_names": Setting("Whether the host names must resolve on the server.", default=True),
     "memoryark_disk_needed": Setting("Free disk space that a deployment needs.", default="4G"),
     "memoryark_timezone": Setting("Time zone of the host.", default="Asia/Taipei"),
+    "memoryark_acknowledged": Setting(
+        "The last of the breaking changes of this project that you have read and done.",
+        pattern=r"\d{1,9}",
+        form="a version of docs/breaking-changes.yml, such as 1",
+        default=0,
+    ),
 }
 
 

@@ -1,0 +1,72 @@
+"""What the faults happen to: a host of the lab on which two small services were deployed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+from memoryark_lab import deployment
+from memoryark_lab.hosts import Host
+from memoryark_lab.paths import REPO
+
+NAME = "molecule"
+CONVERGE = "molecule/containers/converge.yml"
+# What a host is put back to before each fault.
+SNAPSHOT = "faults"
+OLD = '100% of $5 & "more"'
+
+
+def options(settings: dict[str, Any] | None = None, **pages: Any) -> list[str]:
+    """Command line options that change ``pages`` by Compose keys, and settings."""
+    changes = {"memoryark_compose": {"services": {"pages": pages}} if pages else {}, **(settings or {})}
+    return ["--extra-vars", json.dumps(changes)]
+
+
+def deploy(settings: dict[str, Any] | None = None, **pages: Any) -> deployment.Run:
+    return deployment.deploy(NAME, *options(settings, **pages), playbook=CONVERGE)
+
+
+def begin(**pages: Any) -> subprocess.Popen[bytes]:
+    """A deployment that goes on while the test does something else."""
+    command = deployment.playbook_command(NAME, *options(**pages), playbook=CONVERGE)
+    return subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wait_until(what: str, done: Callable[[], bool], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
+        time.sleep(0.5)
+
+
+def greeting(host: Host) -> str:
+    """What the container that runs says, nothing if none does."""
+    return host.ssh(["podman", "exec", "pages", "sh", "-c", 'echo "$GREETING"'], check=False).stdout.strip()
+
+
+def serves(host: Host) -> bool:
+    fetch = ["podman", "exec", "pages", "wget", "-q", "-O", "/dev/null", "http://127.0.0.1:8080/"]
+    return host.ssh(fetch, check=False).returncode == 0
+
+
+# What a deployment may have to do with, by kind: a command that lists it, one thing a line.
+PLACES = (
+    "/etc /usr/lib /usr/local /var/lib/memoryark /run/memoryark /run/systemd/system /run/systemd/generator"
+)
+LISTS = {
+    "files": f"find {PLACES} -not -path '*/__pycache__/*' -not -type d 2>/dev/null; true",
+    "containers": "podman ps --all --format '{{.Names}}'",
+    "networks": "podman network ls --format '{{.Name}}'",
+    "volumes": "podman volume ls --format '{{.Name}}'",
+    "secrets": "podman secret ls --format '{{.Name}}'",
+    "images": "podman image ls --format '{{.ID}}'",
+    "units": "systemctl list-units --all --plain --no-legend 'memoryark*' | cut -d' ' -f1",
+}
+
+
+def listing(host: Host) -> dict[str, set[str]]:
+    """What is on a host, by kind."""
+    return {kind: set(host.ssh(["sh", "-c", command]).stdout.splitlines()) for kind, command in LISTS.items()}
