@@ -46,6 +46,12 @@ OVERRIDES: list[dict[str, Any]] = [
     {"services": {"redis": {"healthcheck": {"test": ["CMD", "true"], "interval": "1m30s"}}}},
     {"services": {"line-service": {"deploy": {"resources": {"limits": {"memory": "768M"}}}}}},
     {"services": {"line-service": {"deploy": {"restart_policy": {"max_attempts": 5, "delay": "1s"}}}}},
+    {"services": {"line-service": {"deploy": {"replicas": 3, "update_config": {"delay": "5s"}}}}},
+    {
+        "services": {
+            "memoryark-frontend": {"deploy": {"update_config": {"order": "stop-first", "parallelism": 2}}}
+        }
+    },
     {"services": {"redis": {"networks": ["frontend"]}}},
     {"services": {"memoryark-backend": {"networks": {"monitoring": {"aliases": ["other"]}}}}},
     {"services": {"redis": {"volumes": ["uploads:/data", "data:/more:ro"]}}},
@@ -116,6 +122,8 @@ def essence_of_ours(service: Service) -> dict[str, Any]:
         "cpus": service.cpus,
         "reserved": (service.reserved_memory, service.reserved_cpus),
         "restart": (service.restart.condition, service.restart.delay, service.restart.max_attempts),
+        "replicas": service.replicas,
+        "update": (service.update.order, service.update.parallelism, service.update.delay),
         "health": (list(service.health.test), service.health.interval, service.health.retries),
         "extra_hosts": dict(service.extra_hosts),
         "dns": list(service.dns),
@@ -141,13 +149,14 @@ def seconds(text: str) -> float:
     return total
 
 
-def essence_of_theirs(raw: dict[str, Any]) -> dict[str, Any]:
+def essence_of_theirs(name: str, raw: dict[str, Any]) -> dict[str, Any]:
     resources = raw["deploy"]["resources"]
     restart = raw["deploy"]["restart_policy"]
     reserved = resources.get("reservations", {})
+    update = raw["deploy"].get("update_config", {})
     return {
         "image": raw["image"],
-        "container_name": raw["container_name"],
+        "container_name": raw.get("container_name", name),
         "environment": raw.get("environment", {}),
         "command": raw.get("command") or [],
         "networks": {
@@ -171,6 +180,12 @@ def essence_of_theirs(raw: dict[str, Any]) -> dict[str, Any]:
         "cpus": float(resources["limits"]["cpus"]),
         "reserved": (int(reserved.get("memory", 0)), float(reserved.get("cpus", 0))),
         "restart": (restart["condition"], seconds(restart["delay"]), restart.get("max_attempts")),
+        "replicas": raw["deploy"].get("replicas", 1),
+        "update": (
+            update.get("order", "stop-first"),
+            update.get("parallelism", 1),
+            seconds(update.get("delay", "0s")),
+        ),
         "health": (
             raw["healthcheck"]["test"][1:],
             seconds(raw["healthcheck"]["interval"]),
@@ -193,7 +208,7 @@ def test_both_read_the_same(tmp_path: Path, override: dict[str, Any]) -> None:
     catalogue, config = ours(override), theirs(tmp_path, override)
     assert sorted(catalogue.services) == sorted(config["services"]) == SERVICES
     for name, service in catalogue.services.items():
-        assert essence_of_ours(service) == essence_of_theirs(config["services"][name]), name
+        assert essence_of_ours(service) == essence_of_theirs(name, config["services"][name]), name
 
 
 def test_networks_and_volumes_are_the_same(tmp_path: Path) -> None:
@@ -203,6 +218,7 @@ def test_networks_and_volumes_are_the_same(tmp_path: Path) -> None:
         assert network.name == raw["name"]
         assert network.internal == raw.get("internal", False)
         assert list(network.subnets) == [entry["subnet"] for entry in raw["ipam"]["config"]]
+        assert network.ip_range == raw["ipam"]["config"][0].get("ip_range", "")
     assert {volume.name for volume in catalogue.volumes.values()} >= {
         raw["name"] for raw in config["volumes"].values()
     }

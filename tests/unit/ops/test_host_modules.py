@@ -86,6 +86,17 @@ def test_a_network_that_differs_is_made_anew(change: dict[str, Any]) -> None:
     ]
 
 
+def test_a_network_leases_addresses_from_a_part_of_the_subnet_that_it_belongs_to() -> None:
+    wanted = {**NETWORK, "subnets": ["fd00:1::/64", "10.0.0.0/24"], "ip_range": "10.0.0.0/25"}
+    recorder = network_host()
+    assert networks.keep(Host(recorder), [wanted], recreate=True, check=False)["recreated"] == ["a-net"]
+    (created,) = (command for command in recorder.commands if "network create" in command)
+    assert "--subnet=10.0.0.0/24 --subnet=fd00:1::/64 --ip-range=10.0.0.0/25" in created
+    lease = {"start_ip": "10.0.0.1", "end_ip": "10.0.0.127"}
+    there = network_host(subnets=[{"subnet": "10.0.0.0/24", "lease_range": lease}, {"subnet": "fd00:1::/64"}])
+    assert networks.keep(Host(there), [wanted], recreate=True, check=False)["changed"] is False
+
+
 def test_a_network_that_differs_may_be_left_to_the_release() -> None:
     recorder = network_host(internal=True)
     assert networks.keep(Host(recorder), [NETWORK], recreate=False, check=False)["changed"] is False

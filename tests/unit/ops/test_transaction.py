@@ -28,19 +28,17 @@ def release(
     value: str = "first",
     text: str = "one",
     subnet: str = "10.1.0.0/24",
-    replicas: int = 1,
-    surge: bool = True,
+    more: str = "next",
     **images: str,
 ) -> dict[str, Any]:
     """Parameters of the module: services a, b, ... in a chain, of these images.
 
     ``value`` is the secret of all of them. ``a`` has a database, which each image migrates, and it has a file
     of configuration with its image's name, ``b`` one with ``text`` which it reads anew when it is told to, and
-    is on a network with ``subnet``. ``aw`` has ``replicas``, and with ``surge`` one more for changes.
+    is on a network with ``subnet``. ``aw`` has as many containers as ``more`` has words, and one.
     """
     names = sorted(images)
-    more = [f"-{number}" for number in range(2, replicas + 1)] + (["-next"] if surge else [])
-    suffixes = {name: ["", *more] if name == "aw" else [""] for name in names}
+    suffixes = {name: ["", *(f"-{word}" for word in more.split() if name == "aw")] for name in names}
     return {
         "root": ROOT,
         "quadlets": {
@@ -224,18 +222,13 @@ def test_a_changed_configuration_is_read_anew_without_a_restart(machine: Machine
     assert deploy(machine.host(), release(text="two", **OLD), check=False)["changed"] is False
 
 
-def proxied(replicas: int = 1) -> str:
+def proxied(more: str = "next") -> str:
     """The configuration of a proxy that sends requests to ``aw``."""
     lines = [
-        f"    server 10.0.0.{number}; # instance memoryark-aw-{number}" for number in range(2, replicas + 1)
+        f"{'#' if word == 'next' else ''}    server {word}; # instance memoryark-aw-{word}"
+        for word in more.split()
     ]
-    return "\n".join(
-        [
-            "    server 10.0.0.1; # instance memoryark-aw",
-            *lines,
-            "#    server 10.0.0.0; # instance memoryark-aw-next",
-        ]
-    )
+    return "\n".join(["    server 1; # instance memoryark-aw", *lines])
 
 
 def served(machine: Machine) -> set[str]:
@@ -246,10 +239,9 @@ def served(machine: Machine) -> set[str]:
 
 @pytest.fixture
 def rolling(tmp_path: Path, request: pytest.FixtureRequest) -> Machine:
-    """A host with a service of ``replicas`` and with ``surge`` behind a proxy that is never let down."""
-    replicas, surge = request.param
+    """A host with ``aw`` behind a proxy that is never let down."""
     made = Machine(tmp_path)
-    old = release(text=proxied(replicas), replicas=replicas, surge=surge, **OLD, aw="aw1")
+    old = release(text=proxied(request.param), more=request.param, **OLD, aw="aw1")
     deploy(made.host(), old, check=False)
 
     def watch(words: list[str]) -> None:
@@ -267,14 +259,16 @@ def of_worker(machine: Machine) -> dict[str, str]:
     return {name: version for name, version in versions(machine).items() if name.startswith("aw")}
 
 
-@pytest.mark.parametrize("rolling", [(1, True), (3, True), (3, False)], indirect=True)
+@pytest.mark.parametrize("rolling", ["next", "2 3 next", "2 3"], indirect=True)
 def test_a_rolling_service_serves_while_it_is_changed(
     rolling: Machine, request: pytest.FixtureRequest
 ) -> None:
-    replicas, surge = request.node.callspec.params["rolling"]
-    new = release(text=proxied(replicas), replicas=replicas, surge=surge, **OLD, aw="aw2")
+    more = request.node.callspec.params["rolling"]
+    new = release(text=proxied(more), more=more, **OLD, aw="aw2")
     result = deploy(rolling.host(), new, check=False)
-    names = [f"memoryark-{name}" for name in ["aw", "aw-2", "aw-3"][:replicas]]
+    names = [
+        f"memoryark-{name}" for name in ["aw", *(f"aw-{word}" for word in more.split() if word != "next")]
+    ]
     assert result["plan"]["roll"] == names
     assert {result["downtime"][name] for name in names} == {"none"}
     assert of_worker(rolling) == {name.removeprefix("memoryark-"): "aw2" for name in names}
@@ -282,43 +276,49 @@ def test_a_rolling_service_serves_while_it_is_changed(
     assert deploy(rolling.host(), new, check=False)["changed"] is False
 
 
-@pytest.mark.parametrize("rolling", [(1, True), (2, True), (3, False)], indirect=True)
-def test_a_bad_release_of_a_rolling_service_is_never_asked(rolling: Machine) -> None:
-    before = of_worker(rolling)
+@pytest.mark.parametrize("rolling", ["next", "2 next", "2 3"], indirect=True)
+def test_a_bad_release_of_a_rolling_service_is_never_asked(
+    rolling: Machine, request: pytest.FixtureRequest
+) -> None:
+    before, more = of_worker(rolling), request.node.callspec.params["rolling"]
     rolling.broken.add("r.test/aw2@sha256:0")
-    new = release(text=proxied(len(before)), replicas=len(before), surge=len(before) < 3, **OLD, aw="aw2")
+    new = release(text=proxied(more), more=more, **OLD, aw="aw2")
     with pytest.raises(HostError, match=r"memoryark-aw.* did not become healthy(.|\n)*Release 1 is back"):
         deploy(rolling.host(), new, check=False)
     assert of_worker(rolling) == before
     assert served(rolling) == {f"memoryark-{name}" for name in before}
 
 
-@pytest.mark.parametrize("rolling", [(1, True)], indirect=True)
+@pytest.mark.parametrize("rolling", ["next"], indirect=True)
 def test_replicas_come_and_go_without_a_gap(rolling: Machine) -> None:
-    three = deploy(rolling.host(), release(text=proxied(3), replicas=3, **OLD, aw="aw1"), check=False)
+    three = deploy(
+        rolling.host(), release(text=proxied("2 3 next"), more="2 3 next", **OLD, aw="aw1"), check=False
+    )
     assert three["plan"]["create"] == ["memoryark-aw-2", "memoryark-aw-3"]
     assert served(rolling) == {"memoryark-aw", "memoryark-aw-2", "memoryark-aw-3"}
-    one = deploy(rolling.host(), release(text=proxied(1), **OLD, aw="aw1"), check=False)
+    one = deploy(rolling.host(), release(text=proxied(), **OLD, aw="aw1"), check=False)
     assert (one["plan"]["retire"], one["plan"]["remove"]) == (["memoryark-aw-2", "memoryark-aw-3"], [])
     assert of_worker(rolling) == {"aw": "aw1"}
     assert served(rolling) == {"memoryark-aw"}
 
 
-@pytest.mark.parametrize("rolling", [(1, True)], indirect=True)
+@pytest.mark.parametrize("rolling", ["next"], indirect=True)
 def test_more_replicas_of_a_failed_release_leave_without_a_gap(rolling: Machine) -> None:
     rolling.broken.add("r.test/c2@sha256:0")
     with pytest.raises(HostError, match="Release 1 is back"):
         deploy(
-            rolling.host(), release(text=proxied(2), replicas=2, **{**OLD, "c": "c2"}, aw="aw1"), check=False
+            rolling.host(),
+            release(text=proxied("2 next"), more="2 next", **{**OLD, "c": "c2"}, aw="aw1"),
+            check=False,
         )
     assert of_worker(rolling) == {"aw": "aw1"}
     assert served(rolling) == {"memoryark-aw"}
 
 
-@pytest.mark.parametrize("rolling", [(1, True)], indirect=True)
+@pytest.mark.parametrize("rolling", ["next"], indirect=True)
 def test_a_change_of_a_rolling_service_may_be_interrupted_anywhere(rolling: Machine) -> None:
     """However far it came, the service runs, and the next run ends it without a gap."""
-    new = release(text=proxied(2), replicas=2, **OLD, aw="aw2")
+    new = release(text=proxied("2 next"), more="2 next", **OLD, aw="aw2")
     for step in range(10_000):
         rolling.power = step
         try:
@@ -330,7 +330,7 @@ def test_a_change_of_a_rolling_service_may_be_interrupted_anywhere(rolling: Mach
         deploy(rolling.host(), new, check=False)
         assert of_worker(rolling) == {"aw": "aw2", "aw-2": "aw2"}, f"after {step} operations"
         assert served(rolling) == {"memoryark-aw", "memoryark-aw-2"}, f"after {step} operations"
-        deploy(rolling.host(), release(text=proxied(1), **OLD, aw="aw1"), check=False)
+        deploy(rolling.host(), release(text=proxied(), **OLD, aw="aw1"), check=False)
         assert of_worker(rolling) == {"aw": "aw1"}, f"after {step} operations"
     assert step > 50
 

@@ -23,15 +23,13 @@ from ansible_collections.memoryark.ops.plugins.module_utils.release import (
     SECRET_PREFIX,
     Release,
 )
-from ansible_collections.memoryark.ops.plugins.module_utils.store import CURRENT, TARGET, Store
+from ansible_collections.memoryark.ops.plugins.module_utils.store import CURRENT, TARGET, TRIAL, Store
 from ansible_collections.memoryark.ops.plugins.module_utils.transaction import (
-    TRIAL,
-    as_services,
-    stop_units,
     told_to_the_operator,
     trial_files,
     trial_units,
 )
+from ansible_collections.memoryark.ops.plugins.module_utils.units import as_services, stop_units
 
 _SYSTEMD = "/etc/systemd/system"
 # Where links lead a boot to a release.
