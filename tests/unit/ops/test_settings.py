@@ -40,6 +40,7 @@ def test_good_settings() -> None:
         ("memoryark_line_channel_id", "12", "'12' is not the channel's number."),
         ("memoryark_root_admin_email", "admin", "'admin' is not an e-mail address."),
         ("memoryark_images", {}, "is not set."),
+        ("memoryark_build_date", "November", "'November' is not a date such as '2026-11-25'."),
         ("memoryark_root", "srv", "'srv' is not an absolute path."),
         ("memoryark_root", "/srv/../etc/x y", "is not an absolute path."),
     ],

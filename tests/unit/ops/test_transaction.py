@@ -52,6 +52,9 @@ def release(
         ],
         "networks": [network(subnet)],
         "secrets": {"token": value},
+        "archives": {},
+        "builds": [],
+        "tags": {},
         "by": "operator@control",
         "commit": "abc123",
     }
