@@ -112,7 +112,8 @@ def unpack(archive: Path, layout: Path, reference: str) -> None:
         with tarfile.open(archive) as tar:
             tar.extractall(layout, filter="data")
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise HostError(f"the archive of {reference} cannot be unpacked: {error}") from error
+        what = " ".join(str(error).split())
+        raise HostError(f"the archive of {reference} cannot be unpacked: {what}") from error
     blob = layout / "blobs" / digest.replace(":", "/")
     if not blob.is_file():
         raise another_image(reference)

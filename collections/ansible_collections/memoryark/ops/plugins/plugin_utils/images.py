@@ -86,7 +86,7 @@ def archive_digest(path: str) -> str:
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror or error}") from error
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise ImageError(f"{path} is no tar archive, or only part of one: {error}") from error
+        raise ImageError(f"{path} is no tar archive, or only part of one") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, ImageError):
             raise
