@@ -21,6 +21,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ansible_collections.memoryark.ops.plugins.module_utils.debian import debootstrap_command
+from ansible_collections.memoryark.ops.plugins.plugin_utils.images import (
+    content_hash,
+    context_files,
+    debian_key,
+)
+
 from . import debian, files, registry
 from .errors import LabError
 from .paths import CACHE, REPO, STATE
@@ -39,15 +46,6 @@ NAMESPACE = "memoryark"
 # zstd rather than gzip: smaller, and a guest without KVM unpacks it several times faster.
 COMPRESSION = "zstd"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-_DPKG_OPTIONS = (
-    # Licences stay; what only people read goes.
-    "path-exclude=/usr/share/doc/*",
-    "path-include=/usr/share/doc/*/copyright",
-    "path-exclude=/usr/share/man/*",
-    "path-exclude=/usr/share/info/*",
-    "path-exclude=/usr/share/lintian/*",
-    "path-exclude=/usr/share/locale/*",
-)
 
 
 @dataclass(frozen=True)
@@ -62,33 +60,8 @@ class ImageRef:
 
 
 def context_hash(context: Path, *ingredients: str) -> str:
-    """Hash a build context (names, modes, contents) together with what else goes into the image."""
-    total = hashlib.sha256("\0".join(ingredients).encode())
-    for path in sorted(context.rglob("*")):
-        name = path.relative_to(context)
-        if not path.is_file() or "__pycache__" in name.parts:
-            continue
-        executable = bool(path.stat().st_mode & 0o100)
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        total.update(f"\0{name}\0{executable}\0{content}".encode())
-    return total.hexdigest()[:16]
-
-
-def debootstrap_command(target: str) -> list[str]:
-    """Return the command that makes the Debian root file system as a tar archive."""
-    return [
-        "mmdebstrap",
-        "--quiet",
-        "--variant=minbase",
-        "--components=main",
-        "--include=ca-certificates,tzdata",
-        '--aptopt=APT::Install-Recommends "false"',
-        '--aptopt=Acquire::Languages "none"',
-        *(f"--dpkgopt={option}" for option in _DPKG_OPTIONS),
-        debian.SUITE,
-        target,
-        *debian.sources(),
-    ]
+    """Hash a build context together with what else goes into the image."""
+    return content_hash(context_files(context), *ingredients)
 
 
 def image_keys(month: str) -> dict[str, str]:
@@ -96,7 +69,7 @@ def image_keys(month: str) -> dict[str, str]:
 
     The month is an ingredient so that Debian's security updates come in without anyone asking.
     """
-    root = hashlib.sha256("\0".join([*debootstrap_command("-"), month]).encode()).hexdigest()[:16]
+    root = debian_key(month)
     base = context_hash(BASE_CONTEXT, root)
     keys = {name: context_hash(context, base) for name, context in IMAGES.items()}
     return {"memoryark-debian": root, "memoryark-base": base, **keys}
@@ -166,7 +139,7 @@ class Builder:
             self._progress.say("  memoryark-debian: mmdebstrap, about 40 s")
             fresh = tar.with_suffix(f".{os.getpid()}.tar")
             try:
-                self._run("memoryark-debian", debootstrap_command(str(fresh)))
+                self._run("memoryark-debian", debootstrap_command(str(fresh), *debian.sources()))
                 fresh.replace(tar)
             finally:
                 fresh.unlink(missing_ok=True)

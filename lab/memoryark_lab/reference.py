@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
 
 from memoryark_lab import files
 from memoryark_lab.errors import LabError
@@ -15,9 +14,6 @@ DIRECTORY = REPO / "docs" / "reference"
 
 def out_of_date() -> dict[str, str]:
     """The pages that are not as the code has them, as file name to the right text."""
-    collections = str(REPO / "collections")
-    if collections not in sys.path:
-        sys.path.append(collections)
     # Imported here so that the other commands work while somebody is editing the collection.
     made: dict[str, str] = importlib.import_module("memoryark_lab.reference_pages").pages()
     return {name: text for name, text in made.items() if _present(name) != text}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -19,6 +20,22 @@ from ansible_collections.memoryark.ops.plugins.module_utils.release import FINGE
 GROUPS = {"secret", "image", "network", "volume"}
 QUADLETS = "etc/containers/systemd/memoryark"
 TRIAL = "run/systemd/system"
+
+
+# What the release module takes for a container of which nothing is said.
+PLAIN: dict[str, Any] = {
+    "level": 0,
+    "monitor": 0.0,
+    "live": False,
+    "databases": [],
+    "check": [],
+    "rolling": False,
+    "surge": False,
+    "parallelism": 1,
+    "delay": 0.0,
+    "grace": 5.0,
+    "ports": [],
+}
 
 
 class PowerCutError(BaseException):
@@ -50,6 +67,10 @@ class Machine:
         # Containers of others, as `podman ps` shows them; "Volumes" are for its filter.
         self.foreign: list[dict[str, Any]] = []
         self.volumes: dict[str, dict[str, str]] = {}
+        self.programs = {"podman"}
+        self.unnamed: dict[str, str] = {}
+        self.tagged: dict[str, str] = {}
+        self.contexts: dict[str, dict[str, str]] = {}
 
     def host(self) -> Host:
         """A connection to it."""
@@ -277,16 +298,79 @@ class Machine:
     def podman_pull(self, names: list[str], *_: Any) -> tuple[int, str, str]:
         if "missing" in names[0]:
             return 125, "", "manifest unknown"
+        if names[0].startswith("oci:"):
+            return self.pull_layout(Path(names[0].removeprefix("oci:")))
         self.images.add(names[0])
         return 0, "", ""
 
+    def pull_layout(self, layout: Path) -> tuple[int, str, str]:
+        """An image in a directory; one with a name would take it from another image."""
+        (described,) = json.loads((layout / "index.json").read_text())["manifests"]
+        assert "annotations" not in described
+        manifest = (layout / "blobs" / described["digest"].replace(":", "/")).read_bytes()
+        config = str(json.loads(manifest)["config"]["digest"]).removeprefix("sha256:")
+        self.unnamed[config] = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+        return 0, f"{config}\n", ""
+
+    def podman_tag(self, names: list[str], *_: Any) -> None:
+        identity, name = names
+        assert "@" not in name, "Podman refuses to"
+        self.tagged[name] = f"{name.rpartition(':')[0]}@{self.unnamed[identity]}"
+        self.images |= {name, self.tagged[name]}
+
+    def podman_import(self, names: list[str], *_: Any) -> None:
+        assert Path(names[0]).is_file()
+        self.images.add(names[1])
+
+    def podman_build(self, folders: list[str], options: list[str], _data: Any) -> tuple[int, str, str]:
+        given = dict(option.removeprefix("--").split("=", 1) for option in options if "=" in option)
+        assert given["pull"] == "never"
+        folder = Path(folders[0])
+        files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+        self.contexts[given["tag"]] = {name: path.read_text() for name, path in files.items()}
+        (base,) = re.findall(r"--build-arg=(?:ROOT|BASE)=(\S+)", " ".join(options))
+        assert base in self.images
+        if "broken" in Path(given["file"]).read_text():
+            return 125, "", "E: Unable to locate package"
+        self.images.add(given["tag"])
+        return 0, "", ""
+
     def podman_image_ls(self, *_: Any) -> str:
-        return json.dumps([{"Id": f"id of {name}", "RepoDigests": [name]} for name in sorted(self.images)])
+        entries = []
+        for name in sorted(self.images):
+            key = "RepoDigests" if "@" in name else "Names"
+            entries.append({"Id": f"id of {name}", key: [name]})
+        return json.dumps(entries)
 
     def podman_image_rm(self, names: list[str], *_: Any) -> tuple[int, str, str]:
-        used = {image(text) for text in self.containers.values()} & set(names)
-        self.images -= set(names) - used
-        return (2, "", "image is in use by a container") if used else (0, "", "")
+        used = {image(text) for text in self.containers.values()}
+        answer = (0, "", "")
+        for name in names:
+            loaded = self.tagged.get(name, name)
+            if {name, loaded} & used:
+                answer = (2, "", "image is in use by a container")
+            elif name.startswith("localhost/") and "@" in name:
+                answer = (125, "", f"{name}: tag not known")
+            else:
+                self.images -= {name, loaded}
+        return answer
+
+    # --- apt and mmdebstrap
+
+    def apt_get_update(self, *_: Any) -> None:
+        pass
+
+    def apt_get_install(self, names: list[str], *_: Any) -> None:
+        self.programs |= set(names)
+
+    def apt_get_indextargets(self, *_: Any) -> str:
+        suites = ("trixie", "trixie-updates", "trixie-security")
+        return "".join(f"http://mirror.test/debian {suite}\n" for suite in suites)
+
+    def mmdebstrap_trixie(self, words: list[str], *_: Any) -> None:
+        assert "mmdebstrap" in self.programs
+        assert words[1] == "deb http://mirror.test/debian trixie main"
+        Path(words[0]).write_text("Debian")
 
     def podman_secret_ls(self, *_: Any) -> str:
         return "\n".join(self.secrets)
@@ -307,9 +391,8 @@ class _PoweredHost(Host):
         super().__init__(machine, machine.base)
         self._machine = machine
 
-    @property
-    def has_podman(self) -> bool:
-        return True
+    def has(self, program: str) -> bool:
+        return program in self._machine.programs
 
     def write(self, name: str, text: str, mode: int = 0o644) -> None:
         self._machine.tick()

@@ -292,6 +292,27 @@ def test_images_at_a_registry(registry: str, name: str, digest: str, problem: st
     assert bool(found) == bool(problem)
 
 
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("app:1.0", ""),
+        ("tokened/app:1.0", ""),
+        ("private/app:1.0", "the registry wants a password before it tells"),
+        ("missing/app:1.0", "image not found:"),
+        ("broken/app:1.0", "registry answered 500"),
+    ],
+)
+def test_a_tag_is_resolved_to_the_digest_of_its_manifest(registry: str, name: str, problem: str) -> None:
+    reference = f"{registry}/{name}"
+    params = {"images": {"app": reference}, "insecure_registries": [registry], "update_tags": False}
+    tags, problems = host_check.resolve_tags(Host(Recorder()), params)
+    assert tags == ({} if problem else {reference: f"sha256:{hashlib.sha256(BODY).hexdigest()}"})
+    assert [found.startswith(problem) for found in problems.values()] == ([True] if problem else [])
+    assert list(host_check.image_problems(Host(Recorder()), params, tags)) == (
+        [] if problem else [("app", "")]
+    )
+
+
 def test_a_registry_that_is_gone() -> None:
     found = check_image(f"127.0.0.1:9/app@sha256:{'0' * 64}", insecure=["127.0.0.1:9"])
     assert "cannot be reached" in found
@@ -302,6 +323,7 @@ def test_a_registry_that_is_gone() -> None:
     [
         ("r.test/a/b@sha256:0", "https://r.test/v2/a/b/manifests/sha256:0"),
         ("r.test:5000/a/b:1@sha256:0", "http://r.test:5000/v2/a/b/manifests/sha256:0"),
+        ("r.test:5000/a/b:1.2", "http://r.test:5000/v2/a/b/manifests/1.2"),
         (
             "docker.io/library/redis@sha256:0",
             "https://registry-1.docker.io/v2/library/redis/manifests/sha256:0",

@@ -18,6 +18,7 @@ from ansible_collections.memoryark.ops.plugins.module_utils.release import (
     secret_names,
     secret_version,
 )
+from machine import PLAIN
 
 SECRET = "Secret=memoryark-token-1,type=env"
 A = Unit("memoryark-a", "a", "r.test/a@sha256:1", 0, f"A\n{SECRET}", "fa", "a/1")
@@ -124,19 +125,10 @@ def test_a_set_of_configuration_is_named_by_its_content() -> None:
         "networks": [],
         "services": [
             {
+                **PLAIN,
                 "name": "a",
                 "unit": "memoryark-a",
                 "image": "i",
-                "level": 0,
-                "monitor": 5.0,
-                "live": False,
-                "databases": [],
-                "rolling": False,
-                "surge": False,
-                "parallelism": 1,
-                "delay": 0.0,
-                "grace": 10.0,
-                "ports": [],
                 "check": ["check", "/srv/a/{config}"],
             }
         ],

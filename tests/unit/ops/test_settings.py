@@ -43,6 +43,7 @@ def test_good_settings() -> None:
         ("memoryark_acknowledged", "two", "'two' is not a version of docs/breaking-changes.yml"),
         ("memoryark_acknowledged", -1, "'-1' is not a version"),
         ("memoryark_acknowledged", True, "'True' is not a version"),
+        ("memoryark_build_date", "November", "'November' is not a date such as '2026-11-25'."),
         ("memoryark_root", "srv", "'srv' is not an absolute path."),
         ("memoryark_root", "/srv/../etc/x y", "is not an absolute path."),
     ],

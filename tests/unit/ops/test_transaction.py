@@ -14,7 +14,7 @@ from ansible_collections.memoryark.ops.plugins.module_utils.store import Store
 from ansible_collections.memoryark.ops.plugins.modules.release import deploy
 from ansible_collections.memoryark.ops.plugins.modules.release_info import look
 from ansible_collections.memoryark.ops.plugins.modules.rollback import roll_back
-from machine import Machine, PowerCutError, image
+from machine import PLAIN, Machine, PowerCutError, image
 
 ROOT = "/srv/ark"
 DATABASE = f"{ROOT}/data/a.db"
@@ -50,26 +50,26 @@ def release(
         "configs": {"a": {"a.conf": f"image {images.get('a')}\n"}, "b": {"b.conf": text}},
         "services": [
             {
+                **PLAIN,
                 "name": name,
                 "unit": f"memoryark-{name}{suffix}",
-                "rolling": name == "aw",
-                "surge": suffix == "-next",
-                "parallelism": 1,
-                "delay": 0.0,
-                "grace": 5.0,
-                "ports": [3000],
                 "image": f"r.test/{images[name]}@sha256:0",
                 "level": level,
-                "monitor": 0.0,
                 "live": name == "b",
                 "databases": [DATABASE] if name == "a" else [],
                 "check": ["podman", "run", f"{ROOT}/config/b/{{config}}"] if name == "b" else [],
+                "rolling": name == "aw",
+                "surge": suffix == "-next",
+                "ports": [3000],
             }
             for level, name in enumerate(names)
             for suffix in suffixes[name]
         ],
         "networks": [network(subnet)],
         "secrets": {"token": value},
+        "archives": {},
+        "builds": [],
+        "tags": {},
         "by": "operator@control",
         "commit": "abc123",
         "version": 2,

@@ -11,6 +11,7 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible_collections.memoryark.ops.plugins.module_utils.images import way
 from ansible_collections.memoryark.ops.plugins.plugin_utils.breaking import (
     Change,
     check_acknowledged,
@@ -24,6 +25,7 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Prob
 from ansible_collections.memoryark.ops.plugins.plugin_utils.quantities import parse_size
 from ansible_collections.memoryark.ops.plugins.plugin_utils.release import (
     build_release,
+    pin_tags,
     public_names,
     published_ports,
     reserved_memory,
@@ -57,9 +59,10 @@ class ActionModule(ActionBase):
         _validated, args = self.validate_argument_spec({"stack": path, "breaking_changes": path})
         settings, problems = self._settings(task_vars)
         problems += unknown_settings(set(task_vars) - NOT_SETTINGS) + check_settings(settings)
-        catalogue, release = None, None
+        stack = Path(args["stack"])
+        catalogue, release = None, {}
         try:
-            catalogue, release = prepare(Path(args["stack"]), settings)
+            catalogue = read_catalogue(stack, settings)
         except ProblemsError as error:
             problems += error.problems
         changes = None
@@ -70,16 +73,20 @@ class ActionModule(ActionBase):
         secrets = settings["memoryark_secrets"] or {}
         # Without a catalogue it is not known which secrets are used; their form still is.
         problems += check_secrets(secrets, secrets if catalogue is None else catalogue.secret_names)
-        problems += self._host_problems(settings, catalogue, changes, task_vars)
+        tags, found = self._ask_host(settings, catalogue, changes, task_vars)
+        problems += found
+        try:
+            if catalogue is not None:
+                release = build_release(
+                    pin_tags(catalogue, tags), stack, settings["memoryark_root"], variables(settings)
+                )
+        except ProblemsError as error:
+            problems += error.problems
         if problems:
             result |= {"failed": True, "msg": report(sorted(set(problems)))}
         else:
-            made = {
-                "by": operator(),
-                "commit": version(Path(args["stack"])),
-                "version": newest(changes or []),
-            }
-            result |= {"changed": False, "ansible_facts": {"memoryark_release": {**(release or {}), **made}}}
+            made = {"by": operator(), "commit": version(stack), "version": newest(changes or [])}
+            result |= {"changed": False, "ansible_facts": {"memoryark_release": {**release, **made}}}
         return result
 
     def _settings(self, task_vars: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
@@ -94,18 +101,21 @@ class ActionModule(ActionBase):
                     problems.append(Problem(f"inventory {name}", f"cannot be evaluated: {error}."))
         return settings, problems
 
-    def _host_problems(
+    def _ask_host(
         self,
         settings: Mapping[str, Any],
         catalogue: Catalogue | None,
         changes: list[Change] | None,
         task_vars: dict[str, Any],
-    ) -> list[Problem]:
-        """Ask the host; without a catalogue or changes only what does not depend on them."""
+    ) -> tuple[dict[str, str], list[Problem]]:
+        """Return the digests of tags and the host's problems.
+
+        Without a catalogue or changes it asks only what does not depend on them.
+        """
         try:
             disk = parse_size(settings["memoryark_disk_needed"])
         except ValueError as error:
-            return [Problem("inventory memoryark_disk_needed", f"{error}.")]
+            return {}, [Problem("inventory memoryark_disk_needed", f"{error}.")]
         arguments: dict[str, Any] = {
             "root": settings["memoryark_root"],
             "disk_needed": disk,
@@ -121,27 +131,31 @@ class ActionModule(ActionBase):
                     for name in public_names(catalogue)
                     if name != UNSET and settings["memoryark_resolve_names"]
                 ],
-                "images": {f"{IMAGES}.{name}": service.image for name, service in catalogue.services.items()},
+                "images": {
+                    f"{IMAGES}.{name}": service.image
+                    for name, service in catalogue.services.items()
+                    if way(service.image) == "pull"
+                },
+                "update_tags": settings["memoryark_update_tags"],
                 "memory_needed": reserved_memory(catalogue),
             }
         before = time.time()
         answer = self._execute_module(module_name=HOST_CHECK, module_args=arguments, task_vars=task_vars)
         if answer.get("failed"):
-            return [Problem("host", str(answer.get("msg", "the host check failed")))]
+            return {}, [Problem("host", str(answer.get("msg", "the host check failed")))]
         problems = [Problem(found["where"], found["what"]) for found in answer["problems"]]
         if changes is not None:
             problems += check_acknowledged(changes, answer["version"], settings["memoryark_acknowledged"])
-        return problems + check_clock(before, answer["time"], time.time())
+        return answer["tags"], problems + check_clock(before, answer["time"], time.time())
 
 
-def prepare(stack: Path, settings: Mapping[str, Any]) -> tuple[Catalogue, dict[str, Any]]:
-    """Return the catalogue and the release that it makes; raises ProblemsError."""
-    names = variables(settings)
-    catalogue = load_catalogue(
+def read_catalogue(stack: Path, settings: Mapping[str, Any]) -> Catalogue:
+    """Return the catalogue as the inventory has it; raises ProblemsError."""
+    return load_catalogue(
         stack,
         override=settings["memoryark_compose"] or {},
         images=settings["memoryark_images"] or {},
-        variables=names,
+        variables=variables(settings),
         secrets=set(settings["memoryark_secrets"] or {}),
+        build_date=str(settings["memoryark_build_date"] or ""),
     )
-    return catalogue, build_release(catalogue, stack, settings["memoryark_root"], names)

@@ -119,10 +119,14 @@ class Host:
         """Delete a directory and all in it if it is there."""
         shutil.rmtree(self.path(name), ignore_errors=True)
 
+    def has(self, program: str) -> bool:
+        """Tell whether a program is installed."""
+        return shutil.which(program) is not None
+
     @property
     def has_podman(self) -> bool:
         """False on a host that has not been set up yet."""
-        return shutil.which("podman") is not None
+        return self.has("podman")
 
     def podman_json(self, *argv: str) -> Any:
         """Return what a podman command prints as JSON; an empty list without Podman."""
@@ -137,9 +141,11 @@ class Host:
         return frozenset(self.run(["podman", "secret", "ls", "--format={{.Name}}"]).split())
 
     def images(self) -> frozenset[str]:
-        """Return the references by digest of all images that Podman keeps."""
+        """Return the references of all images that Podman keeps: by digest, and the names with a tag."""
         found = self.podman_json("image", "ls", "--format=json")
-        return frozenset(name for image in found for name in image.get("RepoDigests") or ())
+        return frozenset(
+            name for image in found for key in ("RepoDigests", "Names") for name in image.get(key) or ()
+        )
 
     def unit_states(self, units: Iterable[str], *properties: str) -> dict[str, dict[str, str]]:
         """Return properties of units as systemctl shows them, by unit; names without ``.service``."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ansible_collections.memoryark.ops.plugins.module_utils.diff import difference
+from ansible_collections.memoryark.ops.plugins.module_utils.images import way
 from ansible_collections.memoryark.ops.plugins.module_utils.networks import Settings, settings
 from ansible_collections.memoryark.ops.plugins.module_utils.release import Release, Unit
 
@@ -42,6 +43,8 @@ class Plan:
     """What is to be done; services are named by unit, ``levels`` in the order of starts and reloads."""
 
     pull: tuple[str, ...] = ()
+    load: tuple[str, ...] = ()
+    build: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
@@ -60,6 +63,11 @@ class Plan:
     def empty(self) -> bool:
         """True when the host already is what is wanted."""
         return not any(self.shown().values())
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The images that the host lacks."""
+        return (*self.pull, *self.load, *self.build)
 
     @property
     def touched(self) -> frozenset[str]:
@@ -85,6 +93,8 @@ class Plan:
         """Return the plan as a module returns it."""
         names = (
             "pull",
+            "load",
+            "build",
             "secrets",
             "networks",
             "write",
@@ -134,8 +144,11 @@ def make_plan(wanted: Release, found: Found) -> Plan:
     ]
     before, after = found.release.files(), wanted.files()
     damaged = {name for name in after if is_damaged(name, wanted, found.damaged)}
+    missing = sorted(image for image in wanted.images if by_digest(image) not in found.images)
     return Plan(
-        pull=tuple(sorted(image for image in wanted.images if by_digest(image) not in found.images)),
+        pull=tuple(image for image in missing if way(image) == "pull"),
+        load=tuple(image for image in missing if way(image) == "load"),
+        build=tuple(image for image in missing if way(image) == "build"),
         secrets=tuple(sorted(wanted.secrets - found.secrets)),
         networks=tuple(sorted(networks)),
         write=tuple(

@@ -31,14 +31,23 @@ _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 TIMEOUT = 20.0
 
 
+class RegistryError(Exception):
+    """A registry did not give an image; the message is for the operator."""
+
+
+class PrivateError(RegistryError):
+    """The registry gives the image only to those who have a password."""
+
+
 def manifest_url(reference: str, insecure: Collection[str]) -> str:
-    """Return where the registry keeps the manifest of ``registry/name[:tag]@digest``."""
+    """Return where the registry keeps the manifest of ``registry/name[:tag][@digest]``."""
     name, _at, digest = reference.partition("@")
     registry, _slash, repository = name.partition("/")
     head, slash, last = repository.rpartition("/")
-    repository = f"{head}{slash}{last.partition(':')[0]}"
+    last, _colon, tag = last.partition(":")
     scheme = "http" if registry in insecure else "https"
-    return f"{scheme}://{_DOCKER_HUB.get(registry, registry)}/v2/{repository}/manifests/{digest}"
+    address = f"{scheme}://{_DOCKER_HUB.get(registry, registry)}"
+    return f"{address}/v2/{head}{slash}{last}/manifests/{digest or tag}"
 
 
 def check_image(reference: str, insecure: Collection[str] = ()) -> str:
@@ -46,22 +55,42 @@ def check_image(reference: str, insecure: Collection[str] = ()) -> str:
 
     A registry that wants credentials cannot be judged from here and counts as right: Podman has them.
     """
-    url = manifest_url(reference, insecure)
     try:
-        body = _get(url)
-    except urllib.error.HTTPError as error:
-        if error.code in {401, 403}:
-            return ""
-        if error.code == 404:
-            return f"image not found: {reference}; push it, or correct the reference"
-        return f"registry answered {error.code} for {reference}"
-    except (urllib.error.URLError, OSError) as error:
-        return f"registry of {reference} cannot be reached: {getattr(error, 'reason', error)}"
-    digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
-    wanted = reference.partition("@")[2]
-    if digest != wanted:
+        digest = _digest(reference, insecure)
+    except PrivateError:
+        return ""
+    except RegistryError as error:
+        return str(error)
+    if digest != reference.partition("@")[2]:
         return f"digest mismatch: {reference} was asked for, the registry gave {digest}"
     return ""
+
+
+def resolve_tag(reference: str, insecure: Collection[str] = ()) -> str:
+    """Return the digest for which ``registry/name:tag`` stands now; raises RegistryError."""
+    try:
+        return _digest(reference, insecure)
+    except PrivateError:
+        raise RegistryError(
+            f"the registry wants a password before it tells what {reference} stands for; "
+            "write the digest, as registry/name@sha256:…"
+        ) from None
+
+
+def _digest(reference: str, insecure: Collection[str]) -> str:
+    """Return the digest of the manifest that the registry has under a reference."""
+    try:
+        body = _get(manifest_url(reference, insecure))
+    except urllib.error.HTTPError as error:
+        if error.code in {401, 403}:
+            raise PrivateError(reference) from error
+        if error.code == 404:
+            raise RegistryError(f"image not found: {reference}; push it, or correct the reference") from error
+        raise RegistryError(f"registry answered {error.code} for {reference}") from error
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, "reason", error)
+        raise RegistryError(f"registry of {reference} cannot be reached: {reason}") from error
+    return f"sha256:{hashlib.sha256(body).hexdigest()}"
 
 
 def _get(url: str) -> bytes:

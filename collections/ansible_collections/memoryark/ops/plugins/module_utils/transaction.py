@@ -14,14 +14,13 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.memoryark.ops.plugins.module_utils import databases, networks, rolling
+from ansible_collections.memoryark.ops.plugins.module_utils import databases, images, networks, rolling
 from ansible_collections.memoryark.ops.plugins.module_utils.host import (
     QUADLET_GENERATOR,
     UNIT_LABEL,
@@ -95,32 +94,27 @@ def survey(host: Host, store: Store, wanted: Release) -> tuple[Plan, dict[str, A
     }
 
 
-def prepare(host: Host, store: Store, wanted: Release, plan: Plan, values: Mapping[str, str]) -> int:
+def prepare(
+    host: Host,
+    store: Store,
+    wanted: Release,
+    plan: Plan,
+    values: Mapping[str, str],
+    *,
+    sources: images.Sources,
+) -> int:
     """Fetch and write what a new release needs, where nothing uses it yet; return the release's number.
 
-    ``values`` are secrets by the names of their versions. Raises HostError.
+    ``values`` are secrets by the names of their versions, ``sources`` are of images. Raises HostError.
     """
     networks.check_strangers(host, plan.networks)
-    pull(host, plan.pull)
+    images.fetch(host, plan.images, sources)
     for name in plan.secrets:
         host.run(["podman", "secret", "create", name, "-"], data=values[name])
     number = store.stage(wanted)
     # Podman leaves it to the kernel when layers and secrets reach the disk; a release must not come before.
     os.sync()
     return number
-
-
-def pull(host: Host, references: Sequence[str]) -> None:
-    """Fetch images; Podman checks their digests."""
-
-    def fetch(reference: str) -> None:
-        host.run(["podman", "pull", "--quiet", reference])
-
-    # The first brings the layers that the others share. To unpack one keeps one processor busy.
-    for reference in references[:1]:
-        fetch(reference)
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        list(pool.map(fetch, references[1:]))
 
 
 def switch(
@@ -370,11 +364,13 @@ def tidy(host: Host, store: Store) -> None:
     """Remove what only releases had that are no longer kept: images, versions of secrets, the releases."""
     releases = {number: store.load(number) for number in store.numbers()}
     kept = [releases[number] for number in store.kept()]
-    images = {by_digest(image) for release in kept for image in release.images}
+    needed = {by_digest(image) for release in kept for image in release.images}
     all_images = {by_digest(image) for release in releases.values() for image in release.images}
-    for image in sorted(all_images - images):
+    for image in sorted(all_images - needed):
         # Podman refuses to remove one that somebody else's container uses; then it stays.
-        host.try_run(["podman", "image", "rm", "--ignore", image])
+        host.try_run(["podman", "image", "rm", "--ignore", images.stored_name(image)])
+    if not any(images.way(image) == "build" for image in needed):
+        images.remove_foundations(host, keep=())
     secrets = {secret for release in kept for secret in release.secrets}
     old = sorted(name for name in host.secrets() if name.startswith(SECRET_PREFIX) and name not in secrets)
     if old:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.memoryark.ops.plugins.module_utils import databases, networks
+from ansible_collections.memoryark.ops.plugins.module_utils import databases, images, networks
 from ansible_collections.memoryark.ops.plugins.module_utils.host import OWNED_LABEL, Host, HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.plan import by_digest
 from ansible_collections.memoryark.ops.plugins.module_utils.release import (
@@ -23,7 +23,7 @@ from ansible_collections.memoryark.ops.plugins.module_utils.release import (
     SECRET_PREFIX,
     Release,
 )
-from ansible_collections.memoryark.ops.plugins.module_utils.store import CURRENT, TARGET, TRIAL, Store
+from ansible_collections.memoryark.ops.plugins.module_utils.store import TARGET, TRIAL, Store
 from ansible_collections.memoryark.ops.plugins.module_utils.transaction import (
     told_to_the_operator,
     trial_files,
@@ -136,6 +136,7 @@ def decide(found: Found, root: str, delete_data: bool) -> Removal:
     own_networks = owned_networks(found)
     own_volumes = owned_volumes(found)
     named = {by_digest(image) for release in found.releases for image in release.images} & set(found.images)
+    named |= {image for image in found.images if images.is_foundation(image)}
     used = {image: users for image in named if (users := _names_of(foreign, found.images[image]))}
     made, data, others = below_root(found, root)
     gone = made | data if delete_data else made
@@ -195,7 +196,7 @@ def is_ours(container: Mapping[str, Any]) -> bool:
 
 def leads_to_a_release(target: str) -> bool:
     """Whether a link to ``target`` is one that leads a boot to the present release."""
-    return target.startswith(f"{CURRENT}/") or target == f"{_SYSTEMD}/{TARGET}"
+    return target.startswith(f"{databases.CURRENT}/") or target == f"{_SYSTEMD}/{TARGET}"
 
 
 def owned_networks(found: Found) -> tuple[str, ...]:
@@ -264,7 +265,8 @@ def observe(host: Host, root: str) -> Found:
         images={
             name: image["Id"]
             for image in host.podman_json("image", "ls", "--format=json")
-            for name in image.get("RepoDigests") or ()
+            for key in ("RepoDigests", "Names")
+            for name in image.get(key) or ()
         },
         links={
             path: target
@@ -327,7 +329,8 @@ def remove(host: Host, root: str, removal: Removal, delete_data: bool) -> None:
         host.run(["podman", "secret", "rm", *removal.secrets])
     if removal.images:
         # Podman refuses to remove one that another image is made from; then it stays.
-        host.try_run(["podman", "image", "rm", "--ignore", *removal.images])
+        names = [images.stored_name(image) for image in removal.images]
+        host.try_run(["podman", "image", "rm", "--ignore", *names])
     if removal.volumes:
         host.run(["podman", "volume", "rm", *removal.volumes])
     for path in removal.files:

@@ -28,9 +28,13 @@ options:
     elements: str
     default: []
   images:
-    description: Image references with digest, by the setting that names them.
+    description: Image references at registries, with digest or tag, by the setting that names them.
     type: dict
     default: {}
+  update_tags:
+    description: Whether tags are resolved anew that were recorded with the last release.
+    type: bool
+    default: false
   insecure_registries:
     description: Registries that are spoken to without TLS.
     type: list
@@ -67,6 +71,10 @@ version:
   description: Version of the project that the host was last deployed with, null before the first deployment.
   returned: success
   type: int
+tags:
+  description: The digests for which image references with a tag stand.
+  returned: success
+  type: dict
 problems:
   description: What is wrong, each with the way to mend it.
   returned: success
@@ -91,8 +99,13 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
+from ansible_collections.memoryark.ops.plugins.module_utils.images import recorded_tags
 from ansible_collections.memoryark.ops.plugins.module_utils.plan import by_digest
-from ansible_collections.memoryark.ops.plugins.module_utils.registry import check_image
+from ansible_collections.memoryark.ops.plugins.module_utils.registry import (
+    RegistryError,
+    check_image,
+    resolve_tag,
+)
 from ansible_collections.memoryark.ops.plugins.module_utils.store import Store
 
 PODMAN_FLOOR = (5, 4)
@@ -180,18 +193,42 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
-def image_problems(host: Host, params: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def resolve_tags(host: Host, params: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the digests of references with a tag, and what is wrong with those that have none, by setting.
+
+    A tag that a release has recorded stands for the same digest until somebody wants it resolved anew.
+    """
+    tags = {} if params["update_tags"] else recorded_tags(host)
+    digests, problems = {}, {}
+    for setting, reference in params["images"].items():
+        if "@" not in reference:
+            try:
+                digests[reference] = tags.get(reference) or resolve_tag(
+                    reference, params["insecure_registries"]
+                )
+            except RegistryError as error:
+                problems[setting] = str(error)
+    return digests, problems
+
+
+def image_problems(host: Host, params: dict[str, Any], tags: dict[str, str]) -> Iterator[tuple[str, str]]:
     """Yield the images that neither the host nor their registry has."""
-    local = host.podman_json("image", "ls", "--format=json")
-    there = {name for image in local for name in image.get("RepoDigests") or ()}
+    there = host.images()
     for setting, reference in sorted(params["images"].items()):
-        what = "" if by_digest(reference) in there else check_image(reference, params["insecure_registries"])
-        if what:
-            yield setting, what
+        pinned = f"{reference}@{tags[reference]}" if reference in tags else reference
+        if "@" in pinned and by_digest(pinned) not in there:
+            yield setting, check_image(pinned, params["insecure_registries"])
 
 
-def look(host: Host, params: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield every problem as the place and what is wrong there."""
+def look(host: Host, params: dict[str, Any]) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """Return the digests of tags, and every problem as the place and what is wrong there."""
+    tags, unresolved = resolve_tags(host, params)
+    found = [*problems(host, params), *unresolved.items(), *image_problems(host, params, tags)]
+    return tags, [{"where": where, "what": what} for where, what in found if what]
+
+
+def problems(host: Host, params: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what is to be known of the host itself; a text without content is no problem."""
     yield "operating system", os_problem(host.read("/etc/os-release") or "")
     yield "package podman", podman_problem(host.run(["apt-cache", "policy", "podman"], env={"LC_ALL": "C"}))
     memory = memory_bytes(host.read("/proc/meminfo") or "")
@@ -200,7 +237,6 @@ def look(host: Host, params: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield f"disk under {params['root']}", room_problem("disk free", free, params["disk_needed"])
     yield from port_problems(host, params["ports"])
     yield from name_problems(params["names"])
-    yield from image_problems(host, params)
 
 
 def main() -> None:
@@ -211,6 +247,7 @@ def main() -> None:
             "ports": {"type": "list", "elements": "int", "default": []},
             "names": {"type": "list", "elements": "str", "default": []},
             "images": {"type": "dict", "default": {}},
+            "update_tags": {"type": "bool", "default": False},
             "insecure_registries": {"type": "list", "elements": "str", "default": []},
             "memory_needed": {"type": "int", "default": 0},
             "disk_needed": {"type": "int", "default": 0},
@@ -219,16 +256,11 @@ def main() -> None:
     )
     host = Host(module.run_command)
     try:
-        found = [(where, what) for where, what in look(host, module.params) if what]
+        tags, found = look(host, module.params)
         version = Store(host, module.params["root"]).version()
     except HostError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(
-        changed=False,
-        time=time.time(),
-        version=version,
-        problems=[{"where": where, "what": what} for where, what in found],
-    )
+    module.exit_json(changed=False, time=time.time(), version=version, tags=tags, problems=found)
 
 
 if __name__ == "__main__":

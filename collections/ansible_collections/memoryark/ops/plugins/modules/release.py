@@ -11,8 +11,9 @@ short_description: Bring a release of Quadlet containers onto the host
 version_added: "0.1.0"
 description:
   - Compares a rendered release with the host, and changes only what differs.
-  - Pulls images, keeps secrets and lets the Quadlet generator check all units
+  - Pulls, loads or builds images, keeps secrets and lets the Quadlet generator check all units
     before anything that runs is touched.
+  - Archives of images are sent from the control node, and only when the host lacks the image.
   - Starts what is new or changed in the order of its dependencies.
     Each start waits until the container is healthy.
   - When any of that fails, the release before is put back and proven healthy, and the module fails with the
@@ -50,7 +51,9 @@ options:
         type: str
         required: true
       image:
-        description: Image reference with digest.
+        description:
+          - Image reference with digest.
+          - Below C(localhost/memoryark/) one with a digest is in O(archives), one with a tag in O(builds).
         type: str
         required: true
       level:
@@ -109,6 +112,46 @@ options:
     description: Values of the secrets by name.
     type: dict
     default: {}
+  archives:
+    description: Paths of OCI archives on the control node by the reference of their image.
+    type: dict
+    default: {}
+  builds:
+    description: How to build images on the host, and those on which they stand.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      image:
+        description: Name with a tag.
+        type: str
+        required: true
+      base:
+        description: Name of the image that it stands on. Without it, the image is Debian itself.
+        type: str
+        default: ""
+      base_argument:
+        description: The build argument that names O(builds[].base).
+        type: str
+        default: ""
+      arguments:
+        description: More build arguments.
+        type: dict
+        default: {}
+      containerfile:
+        description: Path of the Containerfile in O(builds[].context).
+        type: str
+        default: ""
+      context:
+        description: Files by path, each with its C(content) in base64 and whether it is C(executable).
+        type: dict
+        default: {}
+  tags:
+    description:
+      - Digests by the image references with a tag that the inventory has for them. They are recorded on the
+        host when the release is committed.
+    type: dict
+    default: {}
   by:
     description: Who deploys, for the audit log.
     type: str
@@ -151,13 +194,25 @@ release:
   description: Number of the release that the host boots, null before the first.
   returned: success
   type: int
+tags:
+  description: The digests for which image references with a tag stand in this release.
+  returned: success
+  type: dict
 plan:
   description: What was, or in check mode would be, done.
   returned: success
   type: dict
   contains:
     pull:
-      description: Images that the host does not have.
+      description: Images that the host does not have and a registry has.
+      type: list
+      elements: str
+    load:
+      description: Images that the host does not have and an archive has.
+      type: list
+      elements: str
+    build:
+      description: Images that the host does not have and builds.
       type: list
       elements: str
     networks:
@@ -217,6 +272,11 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.memoryark.ops.plugins.module_utils.audit import audited, origin, run_alone
 from ansible_collections.memoryark.ops.plugins.module_utils.diff import difference
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host
+from ansible_collections.memoryark.ops.plugins.module_utils.images import (
+    TAGS,
+    Sources,
+    tags_text,
+)
 from ansible_collections.memoryark.ops.plugins.module_utils.release import (
     bind,
     secret_names,
@@ -237,15 +297,26 @@ def deploy(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]:
     if not plan.empty and not check:
         values = {names[name]: value for name, value in params["secrets"].items()}
         with audited(host, "deploy", params, result):
-            number = result["release"] = prepare(host, store, wanted, plan, values)
+            number = result["release"] = prepare(host, store, wanted, plan, values, sources=sources(params))
             switch(host, store, number, wanted, plan, origin=origin(params))
-    before, after = host.read(store.version_file) or "", f"{params['version']}\n"
-    if before != after:
+    record(host, result, store.version_file, f"{params['version']}\n", check)
+    record(host, result, TAGS, tags_text(params["tags"]), check)
+    return {**result, "tags": params["tags"]}
+
+
+def record(host: Host, result: dict[str, Any], path: str, text: str, check: bool) -> None:
+    """Keep what a release that holds was made with, and note in the module's ``result`` what that changes."""
+    before = host.read(path) or ""
+    if before != text:
         result["changed"] = True
-        result["diff"].append(difference(store.version_file, before, after))
+        result["diff"].append(difference(path, before, text))
         if not check:
-            host.write(store.version_file, after)
-    return result
+            host.write(path, text)
+
+
+def sources(params: dict[str, Any]) -> Sources:
+    """Return where the images come from that no registry has."""
+    return Sources(params["archives"], {recipe["image"]: recipe for recipe in params["builds"]})
 
 
 def secret_versions(host: Host, values: dict[str, str], check: bool) -> dict[str, str]:
@@ -289,6 +360,21 @@ def main() -> None:
             },
             "networks": {"type": "list", "elements": "dict", "default": []},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
+            "archives": {"type": "dict", "default": {}},
+            "builds": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "image": {"type": "str", "required": True},
+                    "base": {"type": "str", "default": ""},
+                    "base_argument": {"type": "str", "default": ""},
+                    "arguments": {"type": "dict", "default": {}},
+                    "containerfile": {"type": "str", "default": ""},
+                    "context": {"type": "dict", "default": {}},
+                },
+            },
+            "tags": {"type": "dict", "default": {}},
             "by": {"type": "str", "default": ""},
             "commit": {"type": "str", "default": ""},
             "version": {"type": "int", "default": 0},

@@ -71,7 +71,7 @@ def roll_back(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]
     number = choose(store.proven(), store.current(), params["to"])
     wanted = store.load(number)
     plan, result = survey(host, store, wanted)
-    if missing := [*plan.pull, *plan.secrets]:
+    if missing := [*plan.images, *plan.secrets]:
         raise HostError(
             f"release {number} cannot run any more, the host lacks {', '.join(missing)}; "
             "deploy its inventory instead"

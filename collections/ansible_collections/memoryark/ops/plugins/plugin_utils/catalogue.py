@@ -15,6 +15,7 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.checks import (
     check_required,
     lookup,
 )
+from ansible_collections.memoryark.ops.plugins.plugin_utils.images import local_images
 from ansible_collections.memoryark.ops.plugins.plugin_utils.interpolation import interpolate_tree
 from ansible_collections.memoryark.ops.plugins.plugin_utils.merge import merge
 from ansible_collections.memoryark.ops.plugins.plugin_utils.model import (
@@ -40,13 +41,18 @@ class Document:
 
 @dataclass
 class Sources:
-    """Everything that makes up one catalogue."""
+    """Everything that makes up one catalogue.
+
+    ``stack`` is the folder in which images are built, ``build_date`` that of the packages in them.
+    """
 
     documents: list[Document] = field(default_factory=list)
     override: Mapping[str, Any] = field(default_factory=dict)
     images: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     secrets: Collection[str] = ()
+    stack: Path = Path()
+    build_date: str = ""
 
 
 def read_stack(stack: Path) -> list[Document]:
@@ -115,7 +121,11 @@ def _assemble(trees: list[Document], sources: Sources) -> Catalogue:
     merged: Any = {}
     for document in trees:
         merged = merge(merged, document.tree)
-    merged = merge(merged, {"services": {name: {"image": image} for name, image in sources.images.items()}})
+    local, problems = local_images(
+        sources.stack, _section(merged, "services"), sources.images, sources.build_date, IMAGES
+    )
+    images = {**sources.images, **local.references}
+    merged = merge(merged, {"services": {name: {"image": image} for name, image in images.items()}})
     override = trees[-1].tree
     # The folder that defines a service names it, not the inventory that overrides it.
     owners = {
@@ -136,8 +146,9 @@ def _assemble(trees: list[Document], sources: Sources) -> Catalogue:
         services={name: parse_service(name, raw) for name, raw in services.items() if not missing[name]},
         networks={key: parse_network(key, raw) for key, raw in _section(merged, "networks").items()},
         volumes={key: parse_volume(key, raw) for key, raw in _section(merged, "volumes").items()},
+        images=local,
     )
-    problems = [problem for found in missing.values() for problem in found]
+    problems += [problem for found in missing.values() for problem in found]
     # A service that could not be parsed still exists for those that depend on it.
     problems += check_catalogue(catalogue, services, sources.secrets, where)
     if problems:
@@ -147,4 +158,4 @@ def _assemble(trees: list[Document], sources: Sources) -> Catalogue:
 
 def load_catalogue(stack: Path, **settings: Any) -> Catalogue:
     """Read and build the catalogue in ``stack``; ``settings`` are the other fields of ``Sources``."""
-    return build_catalogue(Sources(documents=read_stack(stack), **settings))
+    return build_catalogue(Sources(documents=read_stack(stack), stack=stack, **settings))

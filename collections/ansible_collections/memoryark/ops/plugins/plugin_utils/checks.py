@@ -18,8 +18,12 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.instances import (
 from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue, Service
 from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Problem, suggestion
 
-# Source of the reference form: the OCI Distribution Specification, "Pulling manifests".
+# Source of the reference forms: the OCI Distribution Specification, "Pulling manifests".
 _PINNED = re.compile(r"[a-z0-9.\-]+(:[0-9]+)?(/[a-z0-9._\-]+)+(:[\w.\-]+)?@sha256:[0-9a-f]{64}")
+# Without a dot or a port the first part is no registry, and nothing is guessed.
+_TAGGED = re.compile(
+    r"([a-z0-9\-]*\.[a-z0-9.\-]+(:[0-9]+)?|[a-z0-9\-]+:[0-9]+)(/[a-z0-9._\-]+)+:\w[\w.\-]{0,127}", re.ASCII
+)
 
 Where = Callable[[str, str], str]
 """Names file and key for a service and a path below it."""
@@ -27,8 +31,9 @@ Where = Callable[[str, str], str]
 
 def check_required(name: str, raw: Mapping[str, Any], where: Where) -> list[Problem]:
     """Return what every service must say and this one does not."""
+    or_build = ", or to the word build and the server builds it" if raw.get("build") else ""
     required = {
-        "image": f"the image is missing; set memoryark_images.{name} to a reference with a digest",
+        "image": f"the image is missing; set memoryark_images.{name} to a reference with a digest{or_build}",
         "deploy.resources.limits.cpus": "the limit is missing; every container has one, as in cpus: '0.5'",
         "deploy.resources.limits.memory": "the limit is missing; every container has one, as in memory: 256M",
         "healthcheck.test": "the health check is missing; a deployment waits for it",
@@ -69,10 +74,12 @@ def _check_service(
     def problem(path: str, what: str) -> Problem:
         return Problem(where(service.name, path), what)
 
-    if not _PINNED.fullmatch(service.image):
+    local = service.image in catalogue.images.references.values()
+    if not (local or _PINNED.fullmatch(service.image) or _TAGGED.fullmatch(service.image)):
         yield problem(
             "image",
-            f"'{service.image}' is not pinned; write registry/name@sha256:… with all 64 hexadecimal digits",
+            f"'{service.image}' has neither digest nor tag; write registry/name@sha256:… "
+            "with all 64 hexadecimal digits, or registry/name:tag",
         )
     yield from _check_references(service, catalogue, names, problem)
     for secret in service.secret_names:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -219,10 +220,60 @@ class Service:
 
 
 @dataclass(frozen=True)
+class File:
+    """A file of a build context."""
+
+    content: bytes
+    executable: bool
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the host builds ``image``: on ``base``, which the build argument ``base_argument`` names.
+
+    Without ``base`` it is Debian itself.
+    """
+
+    image: str
+    base: str = ""
+    base_argument: str = ""
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    containerfile: str = ""
+    context: Mapping[str, File] = field(default_factory=dict)
+
+    def to_option(self) -> dict[str, Any]:
+        """Return it as the release module takes it."""
+        return {
+            "image": self.image,
+            "base": self.base,
+            "base_argument": self.base_argument,
+            "arguments": dict(self.arguments),
+            "containerfile": self.containerfile,
+            "context": {
+                name: {"content": base64.b64encode(file.content).decode(), "executable": file.executable}
+                for name, file in self.context.items()
+            },
+        }
+
+
+@dataclass
+class LocalImages:
+    """References by service, paths of archives by reference, and recipes by the image that they make."""
+
+    references: dict[str, str] = field(default_factory=dict)
+    archives: dict[str, str] = field(default_factory=dict)
+    recipes: dict[str, Recipe] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Catalogue:
+    """``tags`` are digests by the references with a tag for which they stand."""
+
     services: Mapping[str, Service]
     networks: Mapping[str, Network]
     volumes: Mapping[str, Volume]
+    images: LocalImages = field(default_factory=LocalImages)
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def secret_names(self) -> tuple[str, ...]:

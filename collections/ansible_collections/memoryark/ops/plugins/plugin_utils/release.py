@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.memoryark.ops.plugins.module_utils.plan import by_digest
 from ansible_collections.memoryark.ops.plugins.plugin_utils.checks import start_levels
 from ansible_collections.memoryark.ops.plugins.plugin_utils.configs import render_configs
 from ansible_collections.memoryark.ops.plugins.plugin_utils.instances import instances
@@ -44,6 +45,9 @@ def build_release(
             for name in names
             for entry in containers(catalogue.services[name], catalogue, root, level)
         ],
+        "archives": dict(catalogue.images.archives),
+        "builds": [recipe.to_option() for recipe in catalogue.images.recipes.values()],
+        "tags": dict(catalogue.tags),
         "networks": networks(catalogue),
         "directories": directories(catalogue),
         "volumes": sorted(volume.name for volume in catalogue.volumes.values() if not volume.directory),
@@ -71,6 +75,17 @@ def containers(service: Service, catalogue: Catalogue, root: str, level: int) ->
         {**shared, "unit": instance.unit, "surge": instance.surge}
         for instance in instances(service, catalogue)
     ]
+
+
+def pin_tags(catalogue: Catalogue, tags: Mapping[str, str]) -> Catalogue:
+    """Return the catalogue with digests in place of the tags of images, which ``tags`` gives by reference."""
+    services = {
+        name: replace(service, image=by_digest(f"{service.image}@{tags[service.image]}"))
+        if service.image in tags
+        else service
+        for name, service in catalogue.services.items()
+    }
+    return replace(catalogue, services=services, tags=tags)
 
 
 def database_paths(catalogue: Catalogue, service: Service, root: str) -> list[str]:

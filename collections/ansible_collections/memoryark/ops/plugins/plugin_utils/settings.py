@@ -61,7 +61,23 @@ SETTINGS: dict[str, Setting] = {
         form="an e-mail address",
         required=True,
     ),
-    "memoryark_images": Setting("Image references pinned by digest, by service.", required=True),
+    "memoryark_images": Setting(
+        "Where the image of each service comes from: `registry/name@sha256:…`, `registry/name:tag`, "
+        "`oci-archive:/path` of a file on the control node, or `build` on the server.",
+        required=True,
+    ),
+    "memoryark_update_tags": Setting(
+        "Whether tags in `memoryark_images` are looked up anew. Otherwise each keeps the digest for which it "
+        "stood when it was deployed first.",
+        default=False,
+    ),
+    "memoryark_build_date": Setting(
+        "The day of the Debian packages in images that the server builds. A new one builds them anew, with "
+        "the security updates since.",
+        pattern=r"\d{4}-\d{2}-\d{2}",
+        form="a date such as '2026-11-25'",
+        default="",
+    ),
     "memoryark_secrets": Setting("Secret values by name, kept with ansible-vault.", required=True),
     "memoryark_compose": Setting(
         "Changes to the Compose files, in Compose's own form and merged by its rules.", default={}
