@@ -1,6 +1,6 @@
 # The two commands for newcomers are `make demo` and `make test`; `make` lists the others.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo down test check lint unit sanity integration molecule e2e lab-tests test-faults lock clean
+.PHONY: help setup demo down test check lint unit sanity integration molecule e2e lab-tests test-faults bench lock clean
 
 BIN := .venv/bin
 # Molecule runs from a directory of its own; the inventory finds the lab by this.
@@ -80,6 +80,10 @@ test: check sanity integration molecule ## everything that CI runs
 test-faults: setup ## long failure matrices, outside CI; each run leaves a report in docs/faults/
 	$(call say,Faults on a real host: about 30 min)
 	@$(BIN)/pytest tests/faults
+
+bench: setup ## measure on the host of make demo, about 80 minutes; writes docs/benchmarks.md
+	$(call say,Benchmarks on the host of make demo)
+	@PYTHONPATH=collections $(BIN)/python -m tests.bench
 
 lock: ## resolve requirements.lock anew
 	@$(PYTHON) -m venv .lab/uv && .lab/uv/bin/pip install --quiet uv

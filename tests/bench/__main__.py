@@ -1,0 +1,117 @@
+"""``make bench``: measures on the host of ``make demo``, and writes docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+from importlib.metadata import version
+from typing import Any
+
+from ansible_collections.memoryark.ops.plugins.plugin_utils import origin
+from memoryark_lab import files
+from memoryark_lab.errors import LabError
+from memoryark_lab.paths import REPO
+from memoryark_lab.progress import Progress
+
+from tests.bench import bed as beds
+from tests.bench import collection, contest, page, plan, underload
+
+PARTS = ("plan", "runs", "load")
+PAIRS = 3
+PAGE = REPO / "docs" / "benchmarks.md"
+RESULTS = beds.FOLDER / "results.json"
+
+
+def today() -> str:
+    """The date in UTC."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def measure_plan(progress: Progress) -> dict[str, Any]:
+    """Part 3: no host."""
+    with progress.step(f"Plan {', '.join(map(str, plan.SIZES))} services", "about 10 s"):
+        growth = plan.measure(say=progress.say)
+    return {
+        "steps": list(plan.STEPS),
+        "rounds": plan.ROUNDS,
+        "goal": plan.GOAL_SECONDS,
+        "near_linear": plan.NEAR_LINEAR,
+        "factor": growth.factor,
+        "date": today(),
+        "seconds": {str(size): dict(steps) for size, steps in growth.seconds.items()},
+    }
+
+
+def measure_runs(bed: beds.Bed, progress: Progress, pairs: int) -> dict[str, Any]:
+    """Parts 1 and 2: in turn with the peer."""
+    return {
+        **contest.prepare(bed, progress),
+        "idle": contest.idle(bed, progress, pairs),
+        "change": contest.one_change(bed, progress, pairs),
+    }
+
+
+def about(bed: beds.Bed) -> dict[str, str]:
+    """What was measured, and on what."""
+    return bed.describe() | {
+        "date": today(),
+        "commit": origin.version(REPO),
+        "ansible": version("ansible-core"),
+        "collection": collection.version(beds.FOLDER / "collections"),
+    }
+
+
+def steps(parts: list[str], pairs: int) -> tuple[int, float]:
+    """How many steps the parts have, and about how many minutes they take on an emulated host."""
+    known = {
+        "plan": (1, 0.2),
+        "runs": (3 + 4 * pairs, 11 + 11.0 * pairs),
+        "load": (3 + 5 * pairs, 9 + 9.0 * pairs),
+    }
+    return sum(known[part][0] for part in parts), sum(known[part][1] for part in parts)
+
+
+def keep(results: dict[str, Any], **more: Any) -> None:
+    """Write down what is known so far: results as JSON, and the page."""
+    results |= more
+    files.write(RESULTS, json.dumps(results, indent=1) + "\n")
+    files.write(PAGE, page.render(results))
+
+
+def run(parts: list[str], pairs: int) -> None:
+    """Measure ``parts``; results of other parts stay as an earlier run left them."""
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    count, minutes = steps(parts, pairs)
+    progress = Progress(count)
+    progress.say(f"{', '.join(parts)}: {pairs} pairs, about {max(minutes, 1):.0f} min on an emulated host")
+    if "plan" in parts:
+        keep(results, plan=measure_plan(progress))
+    if set(parts) - {"plan"}:
+        with beds.bed() as bed:
+            keep(results, host=about(bed))
+            if "runs" in parts:
+                keep(results, runs=measure_runs(bed, progress, pairs))
+                bed.remove_peer()
+            if "load" in parts:
+                keep(results, load=underload.measure(bed, progress, pairs))
+    print(f"Results: {RESULTS}\nPage: {PAGE}")
+
+
+def main() -> int:
+    """Read the command line; 1 when something is missing that its message names."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=["all", *PARTS], default="all", help="what to measure")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help=f"pairs, or rounds, of each ({PAIRS})")
+    arguments = parser.parse_args()
+    try:
+        run(list(PARTS) if "all" in arguments.parts else arguments.parts, arguments.pairs)
+    except LabError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

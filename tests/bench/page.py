@@ -1,0 +1,205 @@
+"""Writes docs/benchmarks.md from results, and from nothing else: what was not measured is not on it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tests.bench.figures import Pairs, number, table, verdict
+
+IDLE_GOAL, CHANGE_GOAL = 5.0, 3.0
+# Seconds beyond the health check's own time within which a bad release is undone.
+BACK_MARGIN = 10.0
+NOT_YET = "Not measured yet.\n"
+
+Results = Mapping[str, Any]
+
+_HEAD = """\
+# Benchmarks
+
+Written by `make bench` with what it measured; edits are lost with its next run. It runs on the
+host that `make demo` makes, and takes about an hour and a half where hosts are emulated. Single parts:
+`PYTHONPATH=collections .venv/bin/python -m tests.bench plan`, or `runs`, or `load`.
+"""
+
+_RUNS = """\
+
+## Against the containers.podman collection
+
+The peer keeps the same things on the same host: packages, settings, networks, directories, volumes, images,
+secrets, configuration files and containers, with the same limits, mounts, secrets and health checks. It is
+written from the same catalogue ([tests/bench/peer.py](../tests/bench/peer.py) and
+[peer.yml](../tests/bench/peer.yml)), one task for each object, with the modules of Ansible and of
+[containers.podman](https://github.com/containers/ansible-podman-collections). Its names, addresses, ports
+and folders are others, so that both run at the same time. Both have the same inventory and connection,
+pipelining, and no gathering of facts.
+
+What the peer does not do, and so needs no time for: check the inventory and the host before it begins, wait
+until a container is healthy, put the release before back, keep releases. After its change it has started the
+container; after ours the container is healthy, and was watched for five seconds.
+"""
+
+_PLAN = """\
+
+## Planning
+
+What the controller computes: read and check the Compose files, render the release, put the secrets' versions
+into it, compare it with a host on which every service changed. The catalogue is made up, its services are as
+rich as the real ones. Pure Python, no host; processor time, medians of {rounds} rounds on {date}.
+
+"""
+
+_LOAD = """\
+
+## Releases under load
+
+20 requests a second from outside of the host, each over a TLS connection of its own, at a constant rate
+whatever the answers do. A latency counts from when the request was due. LINE's requests are webhooks without
+events, as LINE tests a bot; LINE takes one for failed that has no answer after two seconds, so good answers that
+were later than that are counted too. The sample bot's own limit of a hundred webhooks a minute is lifted for it.
+
+"""
+
+
+def render(results: Results) -> str:
+    """Return the page."""
+    return "".join(
+        [
+            _HEAD,
+            *([_host(results["host"])] if "host" in results else []),
+            _RUNS,
+            _runs(results["runs"]) if "runs" in results else f"\n{NOT_YET}",
+            _PLAN.format(**results["plan"]) + _plan(results["plan"])
+            if "plan" in results
+            else f"\n## Planning\n\n{NOT_YET}",
+            _LOAD,
+            _load(results["load"]) if "load" in results else NOT_YET,
+        ]
+    )
+
+
+def _host(host: Results) -> str:
+    return "\n" + table(
+        ["Host", ""],
+        [
+            ["Measured on", host["date"]],
+            ["Project", f"`{host['commit']}`"],
+            ["Virtualisation", f"{host['virtualisation']} (`qemu` is emulated, without KVM)"],
+            ["Processors, memory", f"{host['processors']}, {host['memory']} MiB"],
+            ["Podman", host["podman"].removeprefix("podman version ")],
+            ["ansible-core, containers.podman", f"{host['ansible']}, {host['collection']}"],
+        ],
+    )
+
+
+def _runs(runs: Results) -> str:
+    idle, change = runs["idle"], runs["change"]
+    rows = []
+    for title, result, goal in (
+        ("`site.yml`, nothing changed", idle, IDLE_GOAL),
+        ("one variable of one service changed", change, CHANGE_GOAL),
+    ):
+        pairs = Pairs(tuple((first, second) for first, second in result["pairs"]))
+        ours, theirs = pairs.medians
+        met = verdict(pairs.ratio >= goal)
+        rows.append([title, len(pairs.taken), ours, theirs, number(pairs.ratio), f"{goal:g}, {met}"])
+    head = ["Run", "pairs", "ours, s", "peer, s", "ratio", "goal"]
+    every = table(
+        ["Pair", "nothing changed: ours, s", "peer, s", "one change: ours, s", "peer, s"],
+        [
+            [index, *first, *second]
+            for index, (first, second) in enumerate(zip(idle["pairs"], change["pairs"], strict=True), start=1)
+        ],
+    )
+    quiet = verdict(idle["changed"][0] == 0 and idle["restarts"] == 0)
+    peer = (
+        f"The peer's {runs['peer_tasks']} tasks changed nothing in a second run."
+        if not runs["peer_changes"]
+        else "In a second run of the peer these tasks say that they changed something: "
+        + "; ".join(runs["peer_changes"])
+        + "."
+    )
+    return (
+        f"\n{table(head, rows)}\nMedians of runs in pairs, ours and then the peer; the ratio is the median of the "
+        f"pairs' ratios. In all runs of ours without a change: {idle['changed'][0]} changed, "
+        f"{idle['restarts']} containers restarted (goal 0 and 0, {quiet}). {peer}\n\n{every}"
+    )
+
+
+def _plan(plan: Results) -> str:
+    steps = plan["steps"]
+    rows = [
+        [
+            size,
+            *(seconds[step] for step in steps),
+            sum(seconds.values()),
+            sum(seconds.values()) / int(size) * 1000,
+        ]
+        for size, seconds in plan["seconds"].items()
+    ]
+    largest = list(plan["seconds"])[-1]
+    total = sum(plan["seconds"][largest].values())
+    return (
+        table(["Services", *(f"{step}, s" for step in steps), "in all, s", "per service, ms"], rows)
+        + f"\n{largest} services in under {plan['goal']:g} s: {verdict(total < plan['goal'])}. Near linear, a "
+        f"service at {largest} at most {plan['near_linear']:g} times "
+        f"what it is at the smallest: {number(plan['factor'])} times, {verdict(plan['factor'] <= plan['near_linear'])}.\n"
+    )
+
+
+def _load(load: Results) -> str:
+    titles = {
+        "quiet": "no release, for comparison",
+        "line": "line-service changed",
+        "nginx": "configuration of nginx changed",
+        "sick": "line-service, a release that never becomes healthy",
+        "backend": "backend changed (not without a gap: SQLite has one writer)",
+    }
+    head = [
+        "Release",
+        "rounds",
+        "requests",
+        "failed",
+        "later than 2 s",
+        "median, s",
+        "max, s",
+        "longest gap, s",
+    ]
+    table_of_all = table(head, [_load_row(title, load[key]) for key, title in titles.items()])
+    failed = sum(one["failed"] for key in ("line", "nginx", "sick") for one in load[key])
+    bad, rollbacks = load["sick"][0], load["rollback"]
+    limit = bad["health_timeout"] + BACK_MARGIN
+    codes = ", ".join(f"{count} of {code}" for code, count in _total(load["backend"]).items())
+    return (
+        f"{table_of_all}\n"
+        f"- Failed requests in releases of line-service and nginx, the bad one included: {failed} "
+        f"(goal 0, {verdict(failed == 0)}).\n"
+        f"- The bad release was undone, and the one before it proven healthy, {number(bad['back'])} s after the "
+        f"release began (goal {limit:g} s: the health check's {bad['health_timeout']:g} s and {BACK_MARGIN:g} s; "
+        f"{verdict(bad['back'] <= limit)}).\n"
+        f"- What the proxy answered while the backend changed: {codes}.\n"
+        f"- `playbooks/rollback.yml`: {_median(rollbacks, 'seconds')} s from the command to its end, all healthy; "
+        f"{_median(rollbacks, 'back')} s of it on the host (median of {len(rollbacks)}).\n"
+    )
+
+
+def _load_row(title: str, rounds: Sequence[Results]) -> list[object]:
+    """One line: sums of requests, the median of medians, the worst of the rest."""
+    return [
+        title,
+        len(rounds),
+        *(sum(one[key] for one in rounds) for key in ("requests", "failed", "slow")),
+        float(statistics.median(one["median"] for one in rounds)),
+        float(max(one["max"] for one in rounds)),
+        float(max(one["gap"] for one in rounds)),
+    ]
+
+
+def _total(rounds: Sequence[Results]) -> dict[str, int]:
+    codes = sorted({code for one in rounds for code in one["statuses"]})
+    return {code: sum(one["statuses"].get(code, 0) for one in rounds) for code in codes}
+
+
+def _median(rounds: Sequence[Results], key: str) -> str:
+    return number(statistics.median(one[key] for one in rounds))

@@ -1,0 +1,130 @@
+"""What is done to a host, in which order, and that the page can be written of what comes back."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from memoryark_lab import hosts, load, world
+from memoryark_lab.deployment import Run
+from memoryark_lab.errors import LabError
+from memoryark_lab.load import Record, Request, Result
+from memoryark_lab.progress import Progress
+
+from tests.bench import __main__ as bench
+from tests.bench import contest, page, underload
+
+
+class Bed:
+    """A host that does as it is told and takes as long as it is told."""
+
+    def __init__(self) -> None:
+        self.host = SimpleNamespace(name="demo", address="192.0.2.10")
+        self.done: list[str] = []
+        self.changes: list[Any] = []
+        self.takes_sick_for_good = False
+        self.peers = 1
+
+    def deploy(self, change: Mapping[str, Any] | None = None) -> Run:
+        self.done.append("ours")
+        self.changes.append(change)
+        sick = "CMD', 'false" in str(change) and not self.takes_sick_for_good
+        return Run(1 if sick else 0, int(change is not None), "", 10.0)
+
+    def deploy_peer(self, change: Mapping[str, Any] | None = None) -> Run:
+        self.done.append("peer")
+        return Run(0, int(change is not None), "\nTASK [Keep a] ****\nok: [demo]\n", 60.0)
+
+    def roll_back(self) -> Run:
+        self.done.append("rollback")
+        return Run(0, 1, "", 20.0)
+
+    def containers(self) -> dict[str, str]:
+        return {"app": "1", **{f"peer-{number}": "1" for number in range(self.peers)}}
+
+    def catalogue(self, change: Mapping[str, Any] | None = None) -> Any:
+        health = SimpleNamespace(start_period=20.0, retries=1, interval=5.0, timeout=5.0)
+        return SimpleNamespace(services={"line-service": SimpleNamespace(health=health)})
+
+    def last_release(self) -> dict[str, Any]:
+        return {"seconds": 12.5}
+
+
+@pytest.fixture
+def bed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    @contextmanager
+    def running(host: object, request: Request) -> Iterator[Result]:
+        result = Result()
+        yield result
+        result.records.append(Record(0.0, 0.1, 200))
+
+    monkeypatch.setattr(load, "running", running)
+    monkeypatch.setattr(underload, "FOLDER", tmp_path)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(world, "facts", lambda: {"secrets": {"line_channel_secret": "0" * 32}})
+    return Bed()
+
+
+@pytest.fixture
+def progress() -> Progress:
+    return Progress(0, io.StringIO())
+
+
+def test_runs_are_taken_in_pairs(bed: Any, progress: Progress) -> None:
+    found = bench.measure_runs(bed, progress, 2)
+    # Once ours and twice the peer, so that neither has anything left to do; then in turn.
+    assert bed.done == ["ours", "peer", "peer", *["ours", "peer"] * 4]
+    assert found["idle"] == {"pairs": [(10.0, 60.0)] * 2, "changed": [0, 0], "restarts": 0}
+    assert (found["peer_changes"], found["peer_tasks"]) == ([], 1)
+    assert "nothing changed | 2 | 10.0 | 60.0 | 6.00 | 5, met |" in page.render({"runs": found})
+    assert len(progress.taken) == bench.steps(["runs"], 2)[0]
+
+
+def test_every_change_has_a_new_value(bed: Any, progress: Progress) -> None:
+    contest.one_change(bed, progress, 3)
+    assert len({str(change) for change in bed.changes}) == 3
+
+
+def test_a_peer_that_does_not_run_is_no_peer(bed: Any, progress: Progress) -> None:
+    bed.peers = 0
+    with pytest.raises(LabError, match="only none run"):
+        contest.prepare(bed, progress)
+
+
+def test_a_release_under_load_changes_what_it_is_about_and_nothing_else(bed: Any, progress: Progress) -> None:
+    found = underload.measure(bed, progress, 2)
+    services = [set(_differences(*pair)) for pair in zip(bed.changes, bed.changes[1:], strict=False)]
+    line, pages, backend = {"line-service"}, {"memoryark-frontend"}, {"memoryark-backend"}
+    # Back to the release before the sick one is what the host does by itself.
+    assert services == [line, line, pages, pages, backend, backend, line, line, line]
+    assert bed.done[-4:] == ["ours", "rollback"] * 2
+    text = page.render({"load": found})
+    assert "12.5 s after the release began (goal 100 s" in text
+    assert len(progress.taken) == bench.steps(["load"], 2)[0]
+
+
+def _differences(before: Any, after: Any) -> list[str]:
+    first, second = before["services"], after["services"]
+    return [name for name in {*first, *second} if first.get(name) != second.get(name)]
+
+
+def test_a_sick_release_that_passes_is_no_measurement(bed: Any, progress: Progress) -> None:
+    bed.takes_sick_for_good = True
+    with pytest.raises(LabError, match="taken for a good one"):
+        underload.measure(bed, progress, 1)
+
+
+def test_without_a_host_it_says_how_to_make_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hosts, "names", list)
+    monkeypatch.setattr(sys, "argv", ["bench", "runs"])
+    assert bench.main() == 1
+    assert "make it with `make demo`" in capsys.readouterr().err

@@ -1,0 +1,135 @@
+"""The page says what was measured, whether goals were met, and nothing of what was not measured."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import pytest
+
+from tests.bench import page
+
+RELEASE = {
+    "requests": 400,
+    "failed": 0,
+    "statuses": {"200": 400},
+    "slow": 3,
+    "median": 0.05,
+    "max": 1.5,
+    "gap": 0.0,
+    "seconds": 80.0,
+}
+GAP = {**RELEASE, "failed": 10, "statuses": {"200": 390, "502": 10}, "gap": 4.25}
+RESULTS: dict[str, Any] = {
+    "host": {
+        "date": "2026-01-02",
+        "commit": "abc",
+        "virtualisation": "qemu",
+        "processors": "2",
+        "memory": "2990",
+        "podman": "podman version 5.4.2",
+        "ansible": "2.19.1",
+        "collection": "1.18.0",
+    },
+    "runs": {
+        "peer_changes": [],
+        "peer_tasks": 52,
+        "idle": {"pairs": [[50.0, 300.0], [52.0, 312.0]], "changed": [0, 0], "restarts": 0},
+        "change": {"pairs": [[100.0, 310.0], [101.0, 320.0]]},
+    },
+    "plan": {
+        "steps": ["load and check", "plan"],
+        "rounds": 5,
+        "date": "2026-01-02",
+        "goal": 2.0,
+        "near_linear": 1.5,
+        "factor": 1.02,
+        "seconds": {"10": {"load and check": 0.1, "plan": 0.01}, "200": {"load and check": 1.1, "plan": 0.2}},
+    },
+    "load": {
+        "quiet": [RELEASE],
+        "line": [RELEASE, {**RELEASE, "median": 0.07, "max": 2.5}],
+        "nginx": [RELEASE],
+        "backend": [GAP, {**GAP, "statuses": {"200": 389, "502": 9, "504": 2}}],
+        "sick": [{**RELEASE, "health_timeout": 90.0, "back": 95.5}],
+        "rollback": [{"seconds": 60.0, "back": 20.0}, {"seconds": 64.0, "back": 22.0}],
+    },
+}
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The results with one of them another."""
+    results = copy.deepcopy(RESULTS)
+    place: Any = results
+    *parents, last = path.split(".")
+    for part in parents:
+        place = place[int(part) if isinstance(place, list) else part]
+    place[last] = value
+    return results
+
+
+def test_without_results_there_are_no_numbers_to_read() -> None:
+    text = page.render({})
+    assert text.count(page.NOT_YET) == 3
+    assert "met" not in re.findall(r"\w+", text)
+
+
+@pytest.mark.parametrize("part", ["runs", "plan", "load"])
+def test_each_part_can_be_there_alone(part: str) -> None:
+    assert page.render({part: RESULTS[part]}).count(page.NOT_YET) == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "| `site.yml`, nothing changed | 2 | 51.0 | 306 | 6.00 | 5, met |",
+        "| one variable of one service changed | 2 | 100 | 315 | 3.13 | 3, met |",
+        "| 2 | 52.0 | 312 | 101 | 320 |",
+        "| 200 | 1.10 | 0.20 | 1.30 | 6.50 |",
+        "| line-service changed | 2 | 800 | 0 | 6 | 0.060 | 2.50 | 0.000 |",
+        "| Podman | 5.4.2 |",
+    ],
+)
+def test_it_has_the_numbers(line: str) -> None:
+    assert line in page.render(RESULTS).splitlines()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "The peer's 52 tasks changed nothing in a second run.",
+        "0 changed, 0 containers restarted (goal 0 and 0, met)",
+        "the bad one included: 0 (goal 0, met)",
+        "95.5 s after the release began (goal 100 s: the health check's 90 s and 10 s; met)",
+        "while the backend changed: 779 of 200, 19 of 502, 2 of 504.",
+        "62.0 s from the command to its end, all healthy; 21.0 s of it on the host (median of 2)",
+    ],
+)
+def test_it_says_what_came_of_it(words: str) -> None:
+    assert words in page.render(RESULTS)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("runs.idle.pairs", [[50.0, 249.0], [52.0, 250.0]]),
+        ("runs.idle.changed", [1, 0]),
+        ("runs.idle.restarts", 1),
+        ("runs.change.pairs", [[100.0, 290.0], [100.0, 290.0]]),
+        ("plan.factor", 1.6),
+        ("plan.seconds.200.plan", 0.9),
+        ("load.line.1.failed", 1),
+        ("load.nginx.0.failed", 1),
+        ("load.sick.0.failed", 1),
+        ("load.sick.0.back", 100.1),
+    ],
+)
+def test_a_goal_that_is_missed_is_called_so(path: str, value: Any) -> None:
+    assert page.render(RESULTS).count("**missed**") == 0
+    assert page.render(changed(path, value)).count("**missed**") == 1
+
+
+def test_a_peer_that_is_never_done_is_named() -> None:
+    results = changed("runs.peer_changes", ["Keep the image of redis"])
+    assert "tasks say that they changed something: Keep the image of redis." in page.render(results)
