@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from memoryark_lab import deployment, hosts, images, journey, network, world
+from memoryark_lab import deployment, hosts, images, journey, load, network, world
 from memoryark_lab.hosts import Host
 
 UNITS = [
@@ -325,6 +325,26 @@ def test_host_settings(host: Host) -> None:
     assert host.ssh(["date", "+%Z %z"]).stdout.split() == ["CST", "+0800"]
     synchronised = ["timedatectl", "show", "--property=NTP", "--value"]
     assert host.ssh(synchronised).stdout.strip() == "yes"
+
+
+def test_the_bot_and_the_pages_are_changed_without_a_failed_request(host: Host) -> None:
+    change = {"environment": {"CHANGED": "yes"}}
+    changes = {"lab_changes": {"services": {"line-service": change, "memoryark-frontend": change}}}
+    before = containers(host)
+    # An emulated host is busy with more than a few handshakes a second, and the bot takes 100 a minute.
+    with (
+        load.running(host, load.webhook(host.name), rate=1.0, timeout=60) as webhooks,
+        load.running(host, load.page(host.name), rate=1.0, timeout=60) as pages,
+    ):
+        run = deployment.deploy_or_fail(host.name, "--extra-vars", json.dumps(changes))
+    assert run.changed == 1, run.output
+    after = containers(host)
+    changed = {name for name in CONTAINERS if after[name] != before[name]}
+    assert changed == {"line-service", "memoryark-frontend"}
+    assert (webhooks.failed, pages.failed) == (0, 0), (webhooks.statuses, pages.statuses)
+    assert len(webhooks.records) > 30
+    names = host.ssh(["podman", "ps", "--format", "{{.Names}}"]).stdout.split()
+    assert sorted(names) == sorted(CONTAINERS)
 
 
 @pytest.mark.parametrize(
