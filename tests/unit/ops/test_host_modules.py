@@ -196,6 +196,25 @@ def test_operating_systems(release: str, problem: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("answers", "asked"),
+    [
+        ({"dpkg-query": "Installed: 5.4.2\n"}, ["dpkg-query"]),
+        # Podman is there, and not from Debian.
+        ({"apt-cache": "Candidate: 5.4.2\n"}, ["dpkg-query", "apt-cache"]),
+    ],
+)
+def test_apt_is_only_asked_for_what_is_not_installed(answers: dict[str, str], asked: list[str]) -> None:
+    commands = []
+
+    def run(argv: list[str], **_options: Any) -> tuple[int, str, str]:
+        commands.append(argv[0])
+        return (0, answers[argv[0]], "") if argv[0] in answers else (1, "", "no packages found")
+
+    assert "5.4.2" in host_check.podman_policy(Host(run))
+    assert commands == asked
+
+
+@pytest.mark.parametrize(
     ("policy", "problem"),
     [
         ("podman:\n  Installed: (none)\n  Candidate: 5.4.2+ds1-2+b2\n", ""),
