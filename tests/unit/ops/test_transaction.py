@@ -285,8 +285,28 @@ def test_a_bad_release_of_a_rolling_service_is_never_asked(
     new = release(text=proxied(more), more=more, **OLD, aw="aw2")
     with pytest.raises(HostError, match=r"memoryark-aw.* did not become healthy(.|\n)*Release 1 is back"):
         deploy(rolling.host(), new, check=False)
+    rolling.pass_restart_delay()
     assert of_worker(rolling) == before
     assert served(rolling) == {f"memoryark-{name}" for name in before}
+
+
+@pytest.mark.parametrize("rolling", ["next"], indirect=True)
+def test_one_that_stands_in_is_not_left_behind_by_a_run_that_was_killed(rolling: Machine) -> None:
+    new = release(text=proxied(), **OLD, aw="aw2")
+    rolling.broken.add("r.test/aw2@sha256:0")
+    for step in range(10_000):
+        rolling.power = step
+        try:
+            deploy(rolling.host(), new, check=False)
+        except PowerCutError:
+            # The host lives: only the program is gone.
+            rolling.power = -1
+        except HostError:
+            break
+        deploy(rolling.host(), release(text=proxied(), **OLD, aw="aw1"), check=False)
+        rolling.pass_restart_delay()
+        assert of_worker(rolling) == {"aw": "aw1"}, f"after {step} operations"
+    assert step > 30
 
 
 @pytest.mark.parametrize("rolling", ["next"], indirect=True)
