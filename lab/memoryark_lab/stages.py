@@ -30,7 +30,15 @@ def _podman(name: str) -> None:
     deployment.deploy_or_fail(name, playbook="lab/stages/podman.yml")
 
 
-STAGES = {"fresh": Stage("", _fresh), "podman": Stage("fresh", _podman)}
+def _product(name: str) -> None:
+    deployment.deploy_or_fail(name)
+
+
+STAGES = {
+    "fresh": Stage("", _fresh),
+    "podman": Stage("fresh", _podman),
+    "product": Stage("podman", _product),
+}
 
 
 def stage(name: str, wanted: str) -> None:

@@ -2,28 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from memoryark_lab import hosts
+from memoryark_lab import deployment, ssh
 from memoryark_lab.hosts import Host
-from two_services import NAME, OLD, begin, deploy, greeting, serves, wait_until
+from memoryark_lab.images import known
+from two_services import (
+    NAME,
+    NEVER_HEALTHY,
+    OLD,
+    ROLLBACK,
+    ROOT,
+    begin,
+    containers,
+    current,
+    cut_power,
+    deploy,
+    greeting,
+    is_active,
+    said,
+    serves,
+    wait_until,
+)
 
-NEW = {"environment": {"GREETING": "new"}}
-# Never healthy, and soon known not to be.
-SICK = {**NEW, "healthcheck": {"test": ["CMD", "false"], "interval": "5s", "timeout": "5s", "retries": 1}}
+NEW: dict[str, Any] = {"environment": {"GREETING": "new"}}
+SICK: dict[str, Any] = {**NEW, "healthcheck": NEVER_HEALTHY}
+
+
+def is_tried(host: Host) -> bool:
+    """Whether a release is being tried that has the changed container."""
+    return (
+        host.ssh(["test", "-e", "/run/systemd/system/memoryark-pages.service"], check=False).returncode == 0
+    )
 
 
 def in_trial(host: Host) -> bool:
     """Whether a release is being tried and has come to its changed container."""
     state = host.ssh(["systemctl", "is-active", "memoryark-pages"], check=False).stdout.strip()
-    trial = host.ssh(["test", "-e", "/run/systemd/system/memoryark-pages.service"], check=False)
-    return trial.returncode == 0 and state == "activating"
+    return is_tried(host) and state == "activating"
 
 
-def assert_old_release_serves(host: Host) -> None:
-    wait_until("the old release", lambda: greeting(host) == OLD and serves(host))
-    run = deploy()
+def runs(host: Host, command: str) -> bool:
+    """Whether a process runs, in a container or not, whose command line begins with a regular expression."""
+    return host.ssh(["pgrep", "--full", f"^{command}"], check=False).returncode == 0
+
+
+def assert_release_serves(host: Host, says: str = OLD, **pages: Any) -> None:
+    """A release serves, the old one without ``pages``, and a deployment of it finds nothing to do."""
+    wait_until(f"the release that says {says}", lambda: greeting(host) == says and serves(host))
+    run = deploy(**pages)
     assert (run.code, run.changed) == (0, 0), run.output
 
 
@@ -46,17 +76,68 @@ def assert_old_release_serves(host: Host) -> None:
 def test_a_container_that_fails(host: Host, change: dict[str, Any], words: str) -> None:
     run = deploy(**change)
     assert run.code != 0
-    said = " ".join(run.output.split())
-    assert words in said, said
-    assert "Release 1 is back and healthy." in said
-    assert_old_release_serves(host)
+    assert words in said(run), run.output
+    assert "Release 1 is back and healthy." in said(run)
+    assert_release_serves(host)
+
+
+@pytest.mark.parametrize(
+    ("settings", "pages", "words"),
+    [
+        # No value of a Compose file is a key of a unit, unless it brings a line of its own.
+        ({}, {"dns": ["192.0.2.53\nMemory=1g"]}, ["Memory is no [Container] key of Podman 5.4.2"]),
+        # Quadlet takes such a name for a unit of its own kind, and there is none.
+        (
+            {"memoryark_compose": {"volumes": {"jobs": {"name": "jobs.volume"}}}},
+            {},
+            ["uadlet", "memoryark-queue"],
+        ),
+    ],
+    ids=["a key that Podman does not know", "a value that the generator refuses"],
+)
+def test_a_bad_unit_stops_nothing(
+    host: Host, settings: dict[str, Any], pages: dict[str, Any], words: list[str]
+) -> None:
+    before = containers(host)
+    run = deploy(settings, **pages)
+    assert run.code != 0
+    for word in words:
+        assert word in said(run), run.output
+    assert containers(host) == before
+    assert_release_serves(host)
+
+
+def test_a_secret_without_a_value_stops_nothing(host: Host) -> None:
+    before = containers(host)
+    run = deploy({"memoryark_secrets": {}})
+    assert run.code != 0
+    assert "secret 'probe_token' has no value; set memoryark_secrets.probe_token" in said(run), run.output
+    assert containers(host) == before
+    assert_release_serves(host)
+
+
+def test_a_secret_that_somebody_removed_comes_back_without_a_restart(host: Host) -> None:
+    names = ["podman", "secret", "ls", "--format", "{{.Name}}"]
+    secret = host.ssh(names).stdout.strip()
+    assert secret.startswith("memoryark-probe_token-")
+    before = containers(host)
+    host.ssh(["podman", "secret", "rm", secret])
+    # A release that is kept has the names of its secrets and not their values.
+    back = deployment.deploy(NAME, "-e", f"memoryark_root={ROOT}", "-e", "to=1", playbook=ROLLBACK)
+    assert back.code != 0
+    assert f"the host lacks {secret}; deploy its inventory instead" in said(back), back.output
+    run = deploy()
+    assert (run.code, run.changed) == (0, 1), run.output
+    assert host.ssh(names).stdout.strip() == secret
+    assert containers(host) == before
+    assert_release_serves(host)
 
 
 def test_the_registry_is_gone(host: Host) -> None:
     run = deploy({"memoryark_images": {"queue": _elsewhere(), "pages": _elsewhere()}})
     assert run.code != 0
     assert "cannot be reached" in run.output
-    assert_old_release_serves(host)
+    assert_release_serves(host)
 
 
 def _elsewhere() -> str:
@@ -74,19 +155,58 @@ def test_the_disk_is_full(host: Host) -> None:
     assert "No space left" in run.output, run.output
     assert greeting(host) == OLD
     host.ssh(["rm", "-f", "/fill", "/fill2"])
-    assert_old_release_serves(host)
+    assert_release_serves(host)
     run = deploy(**NEW)
     assert run.code == 0, run.output
     assert greeting(host) == "new"
 
 
-def test_the_power_goes_in_the_middle(host: Host) -> None:
-    running = begin(**SICK)
-    wait_until("the trial", lambda: in_trial(host))
-    hosts.cut_power(NAME)
-    running.kill()
-    running.wait()
-    assert_old_release_serves(host)
+@dataclass(frozen=True)
+class Phase:
+    """A moment in a release that changes ``pages`` and images: how to know it, and the release after a boot."""
+
+    reached: Callable[[Host], bool]
+    pages: dict[str, Any]
+    images: Callable[[], dict[str, str]] = dict
+    release: int = 1
+
+
+def other_images() -> dict[str, str]:
+    """Images of which the host lacks the second; it is large."""
+    return {"queue": known()["redis"].reference, "pages": known()["prometheus"].reference}
+
+
+PHASES = {
+    "an image is pulled": Phase(lambda host: runs(host, r"[^ ]*podman pull "), {}, images=other_images),
+    "written and not yet tried": Phase(
+        # A release is written when its configuration is checked, which takes its time here.
+        lambda host: runs(host, "sleep 900"),
+        {**NEW, "x-memoryark": {"config": {"check": ["sleep", "900"]}}},
+    ),
+    "the changed container starts": Phase(in_trial, SICK),
+    "in the monitor window": Phase(
+        lambda host: is_tried(host) and greeting(host) == "new" and is_active(host, "memoryark-pages"),
+        {**NEW, "deploy": {"update_config": {"monitor": "15m"}}},
+    ),
+    "right after the commit": Phase(lambda host: current(host) == 2, NEW, release=2),
+}
+
+
+@pytest.mark.parametrize("name", PHASES)
+def test_the_power_goes_when(host: Host, name: str) -> None:
+    phase = PHASES[name]
+    images = phase.images()
+    running = begin({"memoryark_images": images} if images else None, **phase.pages)
+    wait_until(name, lambda: phase.reached(host), 300)
+    cut_power(running)
+    assert current(host) == phase.release
+    if phase.release == 1:
+        assert_release_serves(host)
+    else:
+        assert_release_serves(host, "new", **phase.pages)
+    for image in images.values():
+        # What had come of it is not in the way.
+        host.ssh(["podman", "pull", "--quiet", image])
 
 
 def test_the_program_on_the_host_is_killed_in_the_middle(host: Host) -> None:
@@ -96,7 +216,7 @@ def test_the_program_on_the_host_is_killed_in_the_middle(host: Host) -> None:
     running.wait(timeout=120)
     run = deploy()
     assert run.code == 0, run.output
-    assert_old_release_serves(host)
+    assert_release_serves(host)
 
 
 def test_the_control_node_is_lost_in_the_middle(host: Host) -> None:
@@ -106,7 +226,18 @@ def test_the_control_node_is_lost_in_the_middle(host: Host) -> None:
     running.wait()
     # The program on the host goes on to the end, by itself.
     wait_until("the end of the release", lambda: not in_trial(host) and greeting(host) == OLD, 300)
-    assert_old_release_serves(host)
+    assert_release_serves(host)
+
+
+def test_the_connection_is_lost_in_the_middle(host: Host) -> None:
+    running = begin(**SICK)
+    wait_until("the trial", lambda: in_trial(host))
+    # Both ends of all connections, the one that this command comes by included. The playbook lives.
+    host.ssh(["pkill", "--signal", "KILL", "--exact", "sshd-session"], check=False)
+    ssh.close(NAME)
+    assert running.wait(timeout=120) != 0
+    wait_until("the end of the release", lambda: not is_tried(host) and greeting(host) == OLD, 300)
+    assert_release_serves(host)
 
 
 def test_two_runs_at_once(host: Host) -> None:
@@ -116,4 +247,4 @@ def test_two_runs_at_once(host: Host) -> None:
     assert second.code != 0
     assert "another deployment is at work" in second.output
     running.wait(timeout=300)
-    assert_old_release_serves(host)
+    assert_release_serves(host)

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
-import subprocess
 
 import pytest
 from ansible_collections.memoryark.ops.plugins.module_utils.uninstall import FILES, MASKS
 from memoryark_lab import deployment, hosts
 from memoryark_lab.hosts import Host
-from memoryark_lab.paths import REPO
-from two_services import NAME, OLD, deploy, greeting, listing, serves, wait_until
+from two_services import (
+    NAME,
+    OLD,
+    ROOT,
+    cut_power,
+    deploy,
+    greeting,
+    listing,
+    said,
+    serves,
+    start,
+    wait_until,
+)
 
-ROOT = "/srv/test"
 VOLUME = "test-jobs"
 NOTE = f"{ROOT}/notes/kept"
 UNINSTALL = "playbooks/uninstall.yml"
@@ -35,11 +44,6 @@ def options(*more: str) -> list[str]:
 
 def uninstall(*more: str) -> deployment.Run:
     return deployment.deploy(NAME, *options(*more), playbook=UNINSTALL)
-
-
-def said(run: deployment.Run) -> str:
-    """The output without the ends of its lines, which may be anywhere."""
-    return " ".join(run.output.split())
 
 
 def expected(before: dict[str, set[str]], **kept: set[str]) -> dict[str, set[str]]:
@@ -129,13 +133,10 @@ def test_data_goes_when_that_is_confirmed(shared: Host, before: dict[str, set[st
 
 
 def test_the_power_goes_in_the_middle(shared: Host, before: dict[str, set[str]]) -> None:
-    command = deployment.playbook_command(NAME, *options("-e", f"confirm={NAME}"), playbook=UNINSTALL)
-    running = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    running = start(*options("-e", f"confirm={NAME}"), playbook=UNINSTALL)
     link = ["test", "-e", "/etc/containers/systemd/memoryark"]
     wait_until("the links are gone", lambda: shared.ssh(link, check=False).returncode != 0)
-    hosts.cut_power(NAME)
-    running.kill()
-    running.wait()
+    cut_power(running)
     run = uninstall("-e", f"confirm={NAME}")
     assert run.code == 0, run.output
     assert listing(shared) == expected(before, volumes={VOLUME})

@@ -58,6 +58,8 @@ class Machine:
         self.broken: set[str] = set()
         self.fragile: set[str] = set()
         self.starts: dict[str, int] = {}
+        # Units that did not start, and that systemd starts again when their restart delay is over.
+        self.waiting: set[str] = set()
         self.log: list[str] = []
         self.power = -1
         self.known: dict[str, dict[str, str]] = {}
@@ -90,6 +92,7 @@ class Machine:
         """Lose what is in memory and boot again."""
         self.power = -1
         self.containers.clear()
+        self.waiting.clear()
         self.loaded.clear()
         shutil.rmtree(self.base / "run", ignore_errors=True)
         databases.recover(self.base / databases.TRIAL.lstrip("/"), self.base / databases.CURRENT.lstrip("/"))
@@ -97,6 +100,11 @@ class Machine:
         for unit, text in self.loaded.items():
             if image(text) not in self.broken:
                 self.begin(unit, text)
+
+    def pass_restart_delay(self) -> None:
+        """Let systemd start again what failed, from what it has loaded by now."""
+        for unit in sorted(self.waiting & set(self.loaded)):
+            self.systemctl_restart([f"{unit}.service"])
 
     def begin(self, unit: str, text: str) -> None:
         """Start a container: fill the place of its files as its unit says, and let it read them."""
@@ -189,7 +197,9 @@ class Machine:
             text = self.loaded[unit]
             assert image(text) in self.images, "units never pull"
             self.starts[unit] = self.starts.get(unit, 0) + 1
+            self.waiting.discard(unit)
             if image(text) in self.broken:
+                self.waiting.add(unit)
                 failed.append(name)
             else:
                 self.begin(unit, text)
@@ -204,15 +214,18 @@ class Machine:
     def systemctl_stop(self, names: list[str], *_: Any) -> None:
         for name in names:
             self.containers.pop(name.removesuffix(".service"), None)
+            self.waiting.discard(name.removesuffix(".service"))
 
     def systemctl_show(self, names: list[str], *_: Any) -> str:
         blocks = []
         for name in names:
             unit = name.removesuffix(".service")
             text = self.containers.get(unit)
+            idle = ("activating", "auto-restart") if unit in self.waiting else ("inactive", "dead")
+            active, sub = ("active", "running") if text else idle
             blocks.append(
                 f"Id={name}\nLoadState={'loaded' if unit in self.loaded else 'not-found'}\n"
-                f"ActiveState={'active' if text else 'inactive'}\nSubState={'running' if text else 'dead'}\n"
+                f"ActiveState={active}\nSubState={sub}\n"
                 f"InvocationID={self.starts.get(unit, 0)}\n"
             )
             if text and image(text) in self.fragile:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -285,8 +286,28 @@ def test_a_bad_release_of_a_rolling_service_is_never_asked(
     new = release(text=proxied(more), more=more, **OLD, aw="aw2")
     with pytest.raises(HostError, match=r"memoryark-aw.* did not become healthy(.|\n)*Release 1 is back"):
         deploy(rolling.host(), new, check=False)
+    rolling.pass_restart_delay()
     assert of_worker(rolling) == before
     assert served(rolling) == {f"memoryark-{name}" for name in before}
+
+
+@pytest.mark.parametrize("rolling", ["next"], indirect=True)
+def test_one_that_stands_in_is_not_left_behind_by_a_run_that_was_killed(rolling: Machine) -> None:
+    new = release(text=proxied(), **OLD, aw="aw2")
+    rolling.broken.add("r.test/aw2@sha256:0")
+    for step in range(10_000):
+        rolling.power = step
+        try:
+            deploy(rolling.host(), new, check=False)
+        except PowerCutError:
+            # The host lives: only the program is gone.
+            rolling.power = -1
+        except HostError:
+            break
+        deploy(rolling.host(), release(text=proxied(), **OLD, aw="aw1"), check=False)
+        rolling.pass_restart_delay()
+        assert of_worker(rolling) == {"aw": "aw1"}, f"after {step} operations"
+    assert step > 30
 
 
 @pytest.mark.parametrize("rolling", ["next"], indirect=True)
@@ -397,6 +418,24 @@ def test_a_release_that_holds_keeps_its_migration(machine: Machine) -> None:
     machine.cut_power()
     assert machine.tables(DATABASE) == ["a1", "a2"]
     assert machine.tables(f"{ROOT}/backups/releases/2/data/a.db") == ["a1"]
+
+
+def test_an_older_program_goes_back_only_with_its_own_database(machine: Machine) -> None:
+    deploy(machine.host(), release(**NEW), check=False)
+    machine.broken.add("r.test/a1@sha256:0")
+    with pytest.raises(HostError, match=r"memoryark-a did not become healthy(.|\n)*Release 2 is back"):
+        roll_back(machine.host(), back(), check=False)
+    assert versions(machine) == NEW
+    assert machine.tables(DATABASE) == ["a1", "a2"]
+    assert not (machine.base / f"{DATABASE}.migrated".lstrip("/")).exists()
+    # By the runbook: the copy from before the release comes back while nothing has it open.
+    machine.broken.clear()
+    machine.systemctl_stop(["memoryark-a.service"])
+    saved = machine.base / f"{ROOT}/backups/releases/2/data/a.db".lstrip("/")
+    shutil.copy(saved, machine.base / DATABASE.lstrip("/"))
+    roll_back(machine.host(), back(), check=False)
+    assert versions(machine) == OLD
+    assert machine.tables(DATABASE) == ["a1"]
 
 
 def test_what_was_broken_before_does_not_keep_the_rest_from_coming_back(machine: Machine) -> None:

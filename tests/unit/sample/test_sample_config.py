@@ -87,6 +87,8 @@ def test_line_service_settings(env: dict[str, str], attribute: str, expected: ob
         ({"DEV_BYPASS_AUTH": "true"}, "bypass_auth", False),
         ({"DEV_BYPASS_AUTH": "true", "DEVELOPMENT_MODE": "true"}, "bypass_auth", True),
         ({}, "jwt_secret", "memoryark-secret-key"),
+        ({}, "schema_version", 1),
+        ({"LAB_SCHEMA_VERSION": "3"}, "schema_version", 3),
     ],
 )
 def test_backend_settings(env: dict[str, str], attribute: str, expected: object) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 from types import FrameType
 
 from aiohttp import web
 
 from . import config, logs
+from .migrations import MigrationError
 from .store import Store
 from .web import make_app
 
@@ -31,7 +33,11 @@ def main() -> None:
     log = logging.getLogger("logger")
     log.info("Logger initialized")
     store = Store(settings.database_path, settings.upload_path)
-    store.migrate(settings.root_admin_email, settings.root_admin_name)
+    try:
+        store.migrate(settings.root_admin_email, settings.root_admin_name, settings.schema_version)
+    except MigrationError as error:
+        log.error("Failed to initialize database: %s", error)
+        sys.exit(str(error))
     log.info("Database initialized successfully")
     signal.signal(signal.SIGTERM, die)
     signal.signal(signal.SIGINT, die)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .migrations import FIRST
+
 
 @dataclass(frozen=True)
 class Config:
@@ -22,6 +24,8 @@ class Config:
     line_service_api_token: str = ""
     bypass_auth: bool = False
     log_dir: Path = Path("./logs")
+    # The laboratory's; the real application knows nothing of it.
+    schema_version: int = FIRST
 
 
 def _number(value: str | None, default: int) -> int:
@@ -53,4 +57,5 @@ def load(env: Mapping[str, str]) -> Config:
         root_admin_name=text("ROOT_ADMIN_NAME", defaults.root_admin_name),
         line_service_api_token=text("LINE_SERVICE_API_TOKEN", ""),
         bypass_auth=flag("DEVELOPMENT_MODE") and flag("DEV_BYPASS_AUTH"),
+        schema_version=_number(env.get("LAB_SCHEMA_VERSION"), defaults.schema_version),
     )

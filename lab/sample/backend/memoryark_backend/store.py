@@ -15,6 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from . import migrations
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS users (
   id integer PRIMARY KEY AUTOINCREMENT, email text NOT NULL UNIQUE, name text NOT NULL, phone text,
@@ -82,10 +84,12 @@ class Store:
         self._db = sqlite3.connect(database, timeout=0, check_same_thread=False)
         self._db.row_factory = sqlite3.Row
 
-    def migrate(self, admin_email: str, admin_name: str) -> None:
-        """Bring the schema up to date and make the first administrator."""
+    def migrate(self, admin_email: str, admin_name: str, version: int = migrations.FIRST) -> None:
+        """Bring the schema to ``version`` and make the first administrator; raises MigrationError."""
         with self._lock, self._db:
+            migrations.refuse_newer(self._db, version)
             self._db.executescript(SCHEMA)
+            migrations.migrate(self._db, version)
             self._db.execute(
                 "INSERT OR IGNORE INTO line_settings(setting_key, setting_value, created_at, updated_at)"
                 " VALUES ('auto_reply_enabled', 'true', ?, ?)",

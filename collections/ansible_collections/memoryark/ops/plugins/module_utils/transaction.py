@@ -141,7 +141,7 @@ def switch(
         # Whatever it was, a bug in here included: the host must not be left in between.
         raise HostError(f"{error}\n{roll_back(host, store, number, wanted)}") from error
     databases.end(host.path(databases.TRIAL))
-    end_trial(host)
+    end_trial(host, wanted)
     host.run(["systemctl", "start", TARGET])
     tidy(host, store)
 
@@ -177,8 +177,11 @@ def begin_trial(host: Host, units: Mapping[str, str]) -> None:
     host.run(["systemctl", "daemon-reload"])
 
 
-def end_trial(host: Host) -> None:
-    """Let systemd use the units of the release that the host boots."""
+def end_trial(host: Host, tried: Release) -> None:
+    """Let systemd use the units of the release that the host boots, after another was ``tried``."""
+    # One that did not get ready to stand in would be started again, from the old unit, and then stay.
+    surges = {unit.name for unit in tried.units if unit.surge}
+    stop_units(host, surges - host.active_units(surges))
     for name in trial_files(host):
         host.delete(f"{TRIAL}/{name}")
     host.run(["systemctl", "daemon-reload"])
@@ -326,7 +329,7 @@ def roll_back(host: Host, store: Store, tried: int, failed: Release) -> str:
             store.put(number, previous)
         stop(host, intruders(failed, previous))
         problem = try_to_take_back(host, previous, failed)
-        end_trial(host)
+        end_trial(host, failed)
         plan = make_plan(previous, replace(observe(host, store, previous), tried=failed))
         if problem:
             plan = plan.without({unit.name for unit in previous.units if unit.databases})
