@@ -59,27 +59,26 @@ integration: setup
 	@$(BIN)/pytest tests/integration/test_line_platform_sdk.py tests/integration/test_compose_witness.py
 
 molecule: setup
-	$(call say,Molecule: each role on a real host)
+	$(call say,Molecule: each role on a real host: about 25 min)
 	@for scenario in $(SCENARIOS); do \
 	  $(BIN)/molecule test --scenario-name $$scenario || exit 1; \
 	  $(call keep_stage,$$scenario) || exit 1; \
 	done
 
-e2e: setup ## the whole product on a fresh host, about 25 minutes
-	$(call say,End to end: the whole product on a real host)
-	@$(BIN)/pytest tests/e2e
+e2e: setup ## the whole product on a fresh host
+	$(call say,End to end: the whole product on a real host: about 25 min)
+	@$(BIN)/pytest --verbose tests/e2e
 
-lab-tests: setup ## the lab itself, about 10 minutes
-	$(call say,The lab itself)
-	@$(BIN)/pytest tests/integration/test_lab_hosts.py
+lab-tests: setup ## the lab itself
+	$(call say,The lab itself: about 7 min)
+	@$(BIN)/pytest --verbose tests/integration/test_lab_hosts.py
 
-# The story of the whole product and the lab's own tests take another half hour: `make e2e lab-tests`.
-test: check sanity integration molecule ## everything that CI runs
+test: check sanity integration molecule e2e lab-tests ## everything that CI runs
 	@$(BIN)/lab down --all
 
 test-faults: setup ## long failure matrices, outside CI; each run leaves a report in docs/faults/
-	$(call say,Faults on a real host: about 30 min)
-	@$(BIN)/pytest tests/faults
+	$(call say,Faults on a real host: about 90 min)
+	@$(BIN)/pytest --verbose tests/faults
 
 bench: setup ## measure on the host of make demo, about 80 minutes; writes docs/benchmarks.md
 	$(call say,Benchmarks on the host of make demo)
