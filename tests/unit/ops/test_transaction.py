@@ -311,6 +311,19 @@ def test_one_that_stands_in_is_not_left_behind_by_a_run_that_was_killed(rolling:
 
 
 @pytest.mark.parametrize("rolling", ["next"], indirect=True)
+def test_a_container_that_dies_just_before_its_turn_is_changed_all_the_same(rolling: Machine) -> None:
+    def die(words: list[str]) -> None:
+        # The first command that changes something: the plan is made.
+        if words[:2] == ["systemctl", "reset-failed"]:
+            rolling.containers.pop("memoryark-aw", None)
+
+    rolling.watch = die
+    deploy(rolling.host(), release(text=proxied(), **OLD, aw="aw2"), check=False)
+    assert of_worker(rolling) == {"aw": "aw2"}
+    assert served(rolling) == {"memoryark-aw"}
+
+
+@pytest.mark.parametrize("rolling", ["next"], indirect=True)
 def test_replicas_come_and_go_without_a_gap(rolling: Machine) -> None:
     three = deploy(
         rolling.host(), release(text=proxied("2 3 next"), more="2 3 next", **OLD, aw="aw1"), check=False

@@ -35,14 +35,15 @@ def roll(host: Host, release: Release, names: Collection[str]) -> None:
 
 def _roll_service(host: Host, units: Sequence[Unit], names: Collection[str]) -> None:
     surges = [unit for unit in units if unit.surge]
+    changed = [unit for unit in units if unit.name in names]
     active = host.active_units({unit.name for unit in units})
-    serving = [unit for unit in units if unit.name in active and not unit.surge]
+    # One that has failed since the plan was made is changed all the same, and serves then.
+    serving = [unit for unit in units if unit.name in {*active, *names} and not unit.surge]
     if any(unit.name in active for unit in surges):
         # A run that was interrupted left it, and requests may go to it.
         dismiss(host, surges, units, serving)
     if surges:
         bring_up(host, "start", [unit.name for unit in surges])
-    changed = [unit for unit in serving if unit.name in names]
     for number, batch in enumerate(batches(changed, changed[0].parallelism)):
         if number:
             # Compose's own meaning of delay: a pause between containers.
