@@ -82,7 +82,7 @@ def virgin(base: Path) -> Machine:
         put(machine, path)
     for link, target in (("other.target", "/etc/other.target"), ("masked.timer", "/dev/null")):
         (machine.base / "etc/systemd/system" / link).symlink_to(target)
-    machine.networks["other-net"] = {"name": "other-net"}
+    machine.put_network({"name": "other-net"})
     machine.volumes["other-volume"] = {}
     machine.secrets["other"] = "theirs"
     machine.images.add("r.test/other@sha256:0")
@@ -128,7 +128,7 @@ def clone(machine: Machine, base: Path) -> Machine:
         "secrets",
         "starts",
         "known",
-        "networks",
+        "left",
         "foreign",
         "volumes",
     ):

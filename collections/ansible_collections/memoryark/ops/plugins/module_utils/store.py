@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
+from ansible_collections.memoryark.ops.plugins.module_utils import databases, networks
 from ansible_collections.memoryark.ops.plugins.module_utils.databases import CURRENT
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.release import Release
@@ -22,12 +23,15 @@ RELEASES = "/etc/memoryark/releases"
 # Where systemd finds the units of a release that is being tried, and no boot does.
 TRIAL = "/run/systemd/system"
 TARGET = "memoryark.target"
+# Services that work at boot and run no container.
+AT_BOOT = (databases.UNIT, networks.UNIT)
 KEPT = 5
 # The files under containers that read theirs anew, and whom to tell of them. Both are gone after a boot.
 LIVE = "/run/memoryark/config"
 PENDING = "/run/memoryark/pending"
 # Written as the last file of a release: a directory without it is not one.
 MANIFEST = "release.json"
+PRESENT_MANIFEST = f"{CURRENT}/{MANIFEST}"
 # In releases that were healthy once; says where they come from.
 PROVEN = "proven.json"
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.memoryark.ops.plugins.module_utils import databases, images, networks, rolling
+from ansible_collections.memoryark.ops.plugins.module_utils import host as host_module
 from ansible_collections.memoryark.ops.plugins.module_utils.host import (
     QUADLET_GENERATOR,
     UNIT_LABEL,
@@ -40,7 +41,7 @@ from ansible_collections.memoryark.ops.plugins.module_utils.release import (
     SECRET_PREFIX,
     Release,
 )
-from ansible_collections.memoryark.ops.plugins.module_utils.store import TARGET, TRIAL, Store
+from ansible_collections.memoryark.ops.plugins.module_utils.store import AT_BOOT, TARGET, TRIAL, Store
 from ansible_collections.memoryark.ops.plugins.module_utils.units import (
     as_services,
     bring_up,
@@ -69,7 +70,7 @@ def observe(host: Host, store: Store, wanted: Release) -> Found:
     return Found(
         release=release,
         damaged=store.damaged(number, release),
-        links=store.wrong_links(release),
+        links=store.wrong_links(release) | wrong_programs(host, release),
         fingerprints=fingerprints,
         active=host.active_units({*fingerprints, *release.names, *trial}),
         images=host.images(),
@@ -107,7 +108,8 @@ def prepare(
 
     ``values`` are secrets by the names of their versions, ``sources`` are of images. Raises HostError.
     """
-    networks.check_strangers(host, plan.networks)
+    obstacles = networks.in_the_way(host, wanted.networks, plan.networks)
+    networks.check_strangers(host, [*plan.networks, *obstacles])
     images.fetch(host, plan.images, sources)
     for name in plan.secrets:
         host.run(["podman", "secret", "create", name, "-"], data=values[name])
@@ -130,6 +132,8 @@ def switch(
     store.check_links(wanted)
     services = generate(host, store.directory(number), wanted)
     check_configs(host, wanted, plan)
+    for path in sorted(wrong_programs(host, wanted)):
+        host.write(path, programs(wanted)[path])
     try:
         begin_trial(host, services | dict(wanted.systemd))
         if is_other_migration(host, store, number, wanted) and take_back(host, wanted):
@@ -144,6 +148,21 @@ def switch(
     end_trial(host)
     host.run(["systemctl", "start", TARGET])
     tidy(host, store)
+
+
+def programs(release: Release) -> dict[str, str]:
+    """Return the programs that a boot of a release runs each time: texts by path."""
+    if networks.UNIT not in release.systemd:
+        return {}
+    return {
+        f"{networks.PACKAGES}/{module.__name__.replace('.', '/')}.py": inspect.getsource(module)
+        for module in (host_module, networks)
+    }
+
+
+def wrong_programs(host: Host, release: Release) -> frozenset[str]:
+    """Return the paths of those programs that are not on the host as they should be."""
+    return frozenset(path for path, text in programs(release).items() if host.read(path) != text)
 
 
 def generate(host: Host, directory: str, release: Release) -> dict[str, str]:
@@ -193,7 +212,7 @@ def trial_files(host: Host) -> list[str]:
 def trial_units(host: Host) -> frozenset[str]:
     """Return the containers' units that a run left which did not end."""
     services = (name for name in trial_files(host) if name.endswith(".service"))
-    return frozenset(name.removesuffix(".service") for name in services if name != databases.UNIT)
+    return frozenset(name.removesuffix(".service") for name in services if name not in AT_BOOT)
 
 
 def save_databases(
@@ -289,11 +308,11 @@ def make_networks(host: Host, release: Release, plan: Plan) -> None:
         return
     stop_units(host, {unit for name in plan.networks for unit in release.units_on(name)})
     present = networks.look(host, plan.networks)
-    for name in plan.networks:
-        if name in present:
-            # Also what was on it only in an earlier release.
-            stop(host, [unit.removesuffix(".service") for unit in networks.units_on(host, name)])
-    networks.make(host, [release.networks[name] for name in plan.networks], present)
+    leaving = [*sorted(present), *networks.in_the_way(host, release.networks, plan.networks)]
+    for name in leaving:
+        # Also what was on it only in an earlier release.
+        stop(host, [unit.removesuffix(".service") for unit in networks.units_on(host, name)])
+    networks.make(host, [release.networks[name] for name in plan.networks], leaving)
 
 
 def watch(host: Host, release: Release, before: States) -> None:
