@@ -639,11 +639,12 @@ def test_old_releases_are_deleted_and_those_for_a_rollback_stay(machine: Machine
 @pytest.mark.parametrize("to", [None, 1])
 def test_an_earlier_release_comes_back_whole(machine: Machine, to: int | None) -> None:
     deploy(machine.host(), CHANGED, check=False)
-    assert roll_back(machine.host(), back(to), check=True)["changed"] is True
+    would = roll_back(machine.host(), back(to), check=True)
+    assert (would["changed"], would["release"], would["to"]) == (True, 2, 1)
     assert versions(machine) == NEW
     machine.log.clear()
     result = roll_back(machine.host(), back(to), check=False)
-    assert (result["changed"], result["release"]) == (True, 1)
+    assert (result["changed"], result["release"], result["to"]) == (True, 1, 1)
     assert versions(machine) == OLD
     assert machine.known["memoryark-b"] == {"b.conf": "one"}
     assert not [command for command in machine.log if command.startswith("podman pull")]

@@ -50,6 +50,10 @@ release:
   description: Number of the release that the host boots.
   returned: success
   type: int
+to:
+  description: Number of the release that was, or in check mode would be, brought back.
+  returned: success
+  type: int
 plan:
   description: What was, or in check mode would be, done, as M(memoryark.ops.release) returns it.
   returned: success
@@ -71,6 +75,7 @@ def roll_back(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]
     number = choose(store.proven(), store.current(), params["to"])
     wanted = store.load(number)
     plan, result = survey(host, store, wanted)
+    result["to"] = number
     if missing := [*plan.images, *plan.secrets]:
         raise HostError(
             f"release {number} cannot run any more, the host lacks {', '.join(missing)}; "
