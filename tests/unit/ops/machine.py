@@ -99,9 +99,14 @@ class Machine:
         shutil.rmtree(self.base / "run", ignore_errors=True)
         databases.recover(self.base / databases.TRIAL.lstrip("/"), self.base / databases.CURRENT.lstrip("/"))
         self.daemon_reload()
+        self.start_all()
+
+    def start_all(self) -> None:
+        """Start the target: what it wants and does not run; whether all of that comes up, it does not care."""
         self.restore_networks()
         for unit, text in self.loaded.items():
-            if not self.prevented(text):
+            wanted = unit.startswith("memoryark-") and not unit.endswith("-next")
+            if wanted and unit not in self.containers and not self.prevented(text):
                 self.begin(unit, text)
 
     def restore_networks(self) -> None:
@@ -202,7 +207,8 @@ class Machine:
         # The link is absolute on the host.
         quadlets = self.base / str(link.readlink()).lstrip("/") if link.is_symlink() else link
         self.loaded = {file.stem: file.read_text() for file in quadlets.glob("*.container")}
-        self.loaded |= {file.stem: file.read_text() for file in (self.base / TRIAL).glob("*.service")}
+        trial = (file for file in (self.base / TRIAL).glob("*.service") if file.name not in store.AT_BOOT)
+        self.loaded |= {file.stem: file.read_text() for file in trial}
 
     # --- systemctl
 
@@ -219,7 +225,7 @@ class Machine:
 
     def systemctl_start(self, names: list[str], *_: Any) -> tuple[int, str, str]:
         if store.TARGET in names:
-            self.restore_networks()
+            self.start_all()
         idle = [name for name in names if name.removesuffix(".service") not in self.containers]
         return self.systemctl_restart([name for name in idle if name.endswith(".service")])
 

@@ -185,6 +185,14 @@ def test_a_second_run_changes_nothing(machine: Machine) -> None:
     assert (last["from"], last["to"], last["by"], last["error"]) == (2, None, "operator@control", "")
 
 
+def test_a_damaged_release_goes_as_well(machine: Machine) -> None:
+    for path in (machine.base / "etc/memoryark/releases").glob("*/release.json"):
+        path.write_text("")
+    take_away(machine.host(), params(), check=False)
+    assert (versions(machine), set(machine.networks)) == ({}, {"other-net"})
+    assert not [path for path in files(machine) if path.startswith("/etc/memoryark")]
+
+
 def test_a_virgin_host_has_nothing_to_remove(tmp_path: Path) -> None:
     machine = virgin(tmp_path)
     before = state(machine)

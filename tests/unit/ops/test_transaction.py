@@ -653,6 +653,85 @@ def test_an_earlier_release_comes_back_whole(machine: Machine, to: int | None) -
     assert deploy(machine.host(), release(**OLD), check=False)["changed"] is False
 
 
+DAMAGES = ["", "{", "[]", '{"units": [5], "systemd": {}, "configs": {}}', "\0" * 100]
+
+
+def damage(machine: Machine, number: int, text: str = "") -> str:
+    """Damage what a release is written down in; return a pattern for its path."""
+    file = machine.base / f"etc/memoryark/releases/{number}/release.json"
+    file.write_text(text)
+    return f"/etc/memoryark/releases/{number}/release.json is damaged"
+
+
+@pytest.mark.parametrize("text", DAMAGES)
+def test_a_damaged_release_that_is_not_the_present_one_keeps_nobody_from_anything(
+    machine: Machine, text: str
+) -> None:
+    deploy(machine.host(), release(**NEW), check=False)
+    damage(machine, 1, text)
+    assert [kept["number"] for kept in look(machine.host(), ROOT)["releases"]] == [2]
+    with pytest.raises(HostError, match="no release 1 that was ever healthy and is whole; kept are: 2"):
+        roll_back(machine.host(), back(1), check=False)
+    assert deploy(machine.host(), release(**NEW), check=False)["changed"] is False
+    deploy(machine.host(), release(**OLD), check=False)
+    assert sorted(path.name for path in (machine.base / "etc/memoryark/releases").iterdir()) == ["2", "3"]
+    assert versions(machine) == OLD
+    roll_back(machine.host(), back(), check=False)
+    assert versions(machine) == NEW
+
+
+@pytest.mark.parametrize("text", DAMAGES)
+def test_a_damaged_present_release_is_made_anew_by_the_next_deployment(machine: Machine, text: str) -> None:
+    named = damage(machine, 1, text)
+    with pytest.raises(HostError, match=f"{named}.*Run site.yml"):
+        look(machine.host(), ROOT)
+    would = deploy(machine.host(), release(**OLD), check=True)
+    assert (would["changed"], would["release"]) == (True, 1)
+    result = deploy(machine.host(), release(**OLD), check=False)
+    assert (result["changed"], result["release"]) == (True, 2)
+    assert [warning.startswith(named) for warning in result["warnings"]] == [True]
+    assert machine.starts == {}
+    again = deploy(machine.host(), release(**OLD), check=False)
+    assert (again["changed"], again["warnings"]) == (False, [])
+    assert look(machine.host(), ROOT)["current"] == 2
+    machine.cut_power()
+    assert versions(machine) == OLD
+
+
+def test_a_missing_file_of_the_present_release_is_damage_as_well(machine: Machine) -> None:
+    (machine.base / "etc/memoryark/releases/1/release.json").unlink()
+    with pytest.raises(HostError, match=r"release\.json is damaged \(it is missing\)"):
+        look(machine.host(), ROOT)
+    assert deploy(machine.host(), release(**NEW), check=False)["release"] == 2
+    assert versions(machine) == NEW
+
+
+def test_a_boot_and_a_way_back_need_not_know_what_the_present_release_is(machine: Machine) -> None:
+    deploy(machine.host(), release(**NEW), check=False)
+    damage(machine, 2)
+    machine.cut_power()
+    assert versions(machine) == NEW
+    roll_back(machine.host(), back(), check=False)
+    assert versions(machine) == OLD
+
+
+def test_what_ran_is_started_again_when_a_release_fails_that_followed_a_damaged_one(machine: Machine) -> None:
+    named = damage(machine, 1)
+    machine.broken.add("r.test/d1@sha256:0")
+    with pytest.raises(HostError, match=rf"memoryark-d did not(.|\n)*{named}(.|\n)*started as a boot does"):
+        deploy(machine.host(), release(**NEW), check=False)
+    assert versions(machine) == OLD
+    assert machine.tables(DATABASE) == ["a1"]
+    machine.cut_power()
+    assert versions(machine) == OLD
+
+
+def test_a_damaged_note_of_who_made_a_release_makes_it_one_that_never_held(machine: Machine) -> None:
+    deploy(machine.host(), release(**NEW), check=False)
+    (machine.base / "etc/memoryark/releases/1/proven.json").write_text("{")
+    assert [kept["number"] for kept in look(machine.host(), ROOT)["releases"]] == [2]
+
+
 @pytest.mark.parametrize(
     ("to", "message"), [(None, "no release before 1; kept are: 1"), (7, "no release 7 that was ever healthy")]
 )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import PurePosixPath
 
 from ansible_collections.memoryark.ops.plugins.module_utils import databases, networks
@@ -55,17 +56,49 @@ class Store:
         return int(PurePosixPath(link).name) if link else None
 
     def load(self, number: int | None) -> Release:
-        """Return a kept release, an empty one for None."""
-        text = None if number is None else self._host.read(f"{RELEASES}/{number}/{MANIFEST}")
-        return Release() if text is None else Release.from_json(text)
+        """Return a kept release, an empty one for None; raises HostError if it is damaged."""
+        if number is None:
+            return Release()
+        path = f"{RELEASES}/{number}/{MANIFEST}"
+        try:
+            text = self._host.read(path)
+            if text is None:
+                raise ValueError("it is missing")
+            return Release.from_json(text)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise HostError(
+                f"{path} is damaged ({error}). Run site.yml: it makes all of the release anew"
+            ) from error
+
+    def known(self, number: int | None) -> Release:
+        """Return a kept release, an empty one for None or if it is damaged: nothing is known of it then."""
+        with suppress(HostError):
+            return self.load(number)
+        return Release()
+
+    def damage(self) -> list[str]:
+        """Return what ``load`` says of the present release if it is damaged."""
+        try:
+            self.load(self.current())
+        except HostError as error:
+            return [str(error)]
+        return []
+
+    def releases(self) -> dict[int, Release]:
+        """Return all releases by number, also those that failed, without those that are damaged."""
+        found = {}
+        for number in self.numbers():
+            with suppress(HostError):
+                found[number] = self.load(number)
+        return found
 
     def numbers(self) -> list[int]:
         """Return the numbers of all releases that are there, also of those that failed."""
         return sorted(int(name) for name in self._host.list(RELEASES) if name.isdigit())
 
     def proven(self) -> list[int]:
-        """Return the numbers of the releases that were healthy once, oldest first."""
-        return [number for number in self.numbers() if self.origin(number)]
+        """Return the numbers of the releases that were healthy once and are not damaged, oldest first."""
+        return [number for number in self.releases() if self.origin(number)]
 
     def directory(self, number: int) -> str:
         """Return where the Quadlet units of a release are."""
@@ -123,7 +156,7 @@ class Store:
     def stage(self, release: Release) -> int:
         """Write a release beside the others, where nothing reads it yet; return its number."""
         number = self.current()
-        if number is None or self.load(number) != release:
+        if number is None or self.known(number) != release:
             number = max([0, *self.numbers(), *self._saved()]) + 1
         self.put(number, release)
         self._host.write(f"{RELEASES}/{number}/{MANIFEST}", release.to_json())
@@ -138,7 +171,9 @@ class Store:
 
     def origin(self, number: int) -> dict[str, str]:
         """Return who made a release of what, and when; empty for one that was never proven."""
-        found: dict[str, str] = json.loads(self._host.read(f"{RELEASES}/{number}/{PROVEN}") or "{}")
+        found: dict[str, str] = {}
+        with suppress(ValueError):
+            found = json.loads(self._host.read(f"{RELEASES}/{number}/{PROVEN}") or "{}")
         return found
 
     def commit(self, number: int, release: Release, origin: Mapping[str, str]) -> None:

@@ -59,7 +59,7 @@ _POLL = 1.0
 def observe(host: Host, store: Store, wanted: Release) -> Found:
     """Look at everything on the host that the present release and the one that is wanted are about."""
     number = store.current()
-    release = store.load(number)
+    release = store.known(number)
     containers = host.podman_json("ps", "--all", "--format=json", f"--filter=label={FINGERPRINT_LABEL}")
     fingerprints = {
         container["Labels"][UNIT_LABEL].removesuffix(".service"): container["Labels"][FINGERPRINT_LABEL]
@@ -92,6 +92,7 @@ def survey(host: Host, store: Store, wanted: Release) -> tuple[Plan, dict[str, A
         "downtime": downtimes(wanted, plan),
         "diff": differences(wanted, found.release, plan),
         "release": store.current(),
+        "warnings": store.damage(),
     }
 
 
@@ -222,7 +223,7 @@ def save_databases(
     present = store.current()
     if number is None or present == number:
         return
-    migrating = wanted.migrating(store.load(present))
+    migrating = wanted.migrating(store.known(present))
     copies = {
         str(host.path(path)): str(host.path(store.backup(number, path)))
         for name in level
@@ -241,7 +242,7 @@ def save_databases(
 def is_other_migration(host: Host, store: Store, number: int, wanted: Release) -> bool:
     """Whether an interrupted release has migrated databases for services that are not the wanted ones."""
     tried = databases.journal(host.path(databases.TRIAL)).release
-    return store.current() == number or bool(wanted.migrating(store.load(tried)))
+    return store.current() == number or bool(wanted.migrating(store.known(tried)))
 
 
 def take_back(host: Host, *releases: Release) -> bool:
@@ -337,7 +338,10 @@ def watch(host: Host, release: Release, before: States) -> None:
 def roll_back(host: Host, store: Store, tried: int, failed: Release) -> str:
     """Put back the release that the host boots; return what became of it."""
     number = store.current()
-    previous = store.load(number)
+    try:
+        previous = store.load(number)
+    except HostError as error:
+        return f"{error}\n{start_unknown(host, failed)}"
     if number is not None and number == tried:
         return f"Release {number} itself is the one that runs; run this again to bring it to its end."
     try:
@@ -361,6 +365,19 @@ def roll_back(host: Host, store: Store, tried: int, failed: Release) -> str:
     return f"Release {number} is back and healthy."
 
 
+def start_unknown(host: Host, failed: Release) -> str:
+    """Start what the host boots, of which nothing but its units is known; return what became of it."""
+    try:
+        stop_units(host, {unit.name for unit in failed.units})
+        problem = try_to_take_back(host, failed)
+        end_trial(host)
+        if not problem:
+            host.run(["systemctl", "start", TARGET])
+    except (Exception, SystemExit) as error:
+        problem = str(error)
+    return f"What ran before could not be started: {problem}" if problem else "It was started as a boot does."
+
+
 def intruders(failed: Release, previous: Release) -> set[str]:
     """Return the units that only the failed release has, but for those that may be serving for others."""
     return {
@@ -381,7 +398,7 @@ def try_to_take_back(host: Host, *releases: Release) -> str:
 
 def tidy(host: Host, store: Store) -> None:
     """Remove what only releases had that are no longer kept: images, versions of secrets, the releases."""
-    releases = {number: store.load(number) for number in store.numbers()}
+    releases = store.releases()
     kept = [releases[number] for number in store.kept()]
     needed = {by_digest(image) for release in kept for image in release.images}
     all_images = {by_digest(image) for release in releases.values() for image in release.images}

@@ -252,7 +252,7 @@ def observe(host: Host, root: str) -> Found:
     listed = host.podman_json("volume", "ls", "--format=json")
     top = host.path(root)
     return Found(
-        releases=tuple(store.load(number) for number in store.numbers()),
+        releases=tuple(store.releases().values()),
         trial=tuple(trial_files(host)),
         tried=trial_units(host),
         containers=tuple(host.podman_json("ps", "--all", "--format=json")),

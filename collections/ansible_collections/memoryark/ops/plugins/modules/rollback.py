@@ -94,7 +94,7 @@ def choose(proven: list[int], present: int | None, to: int | None) -> int:
     kept = ", ".join(str(number) for number in proven) or "none"
     if to is not None:
         if to not in proven:
-            raise HostError(f"there is no release {to} that was ever healthy; kept are: {kept}")
+            raise HostError(f"there is no release {to} that was ever healthy and is whole; kept are: {kept}")
         return to
     earlier = [number for number in proven if present is not None and number < present]
     if not earlier:
