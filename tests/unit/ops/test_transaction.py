@@ -636,6 +636,84 @@ def test_old_releases_are_deleted_and_those_for_a_rollback_stay(machine: Machine
     ]
 
 
+def copies(machine: Machine) -> list[int]:
+    """The releases that have copies of the database."""
+    folder = machine.base / ROOT.lstrip("/") / "backups/releases"
+    return sorted(int(path.name) for path in folder.iterdir()) if folder.exists() else []
+
+
+def test_copies_of_the_database_go_with_their_releases(machine: Machine) -> None:
+    for number in range(2, 9):
+        deploy(machine.host(), release(**(OLD | {"a": f"a{number}"})), check=False)
+    assert copies(machine) == [4, 5, 6, 7, 8]
+
+
+def test_copies_from_before_the_last_two_migrations_stay(machine: Machine) -> None:
+    for number in range(2, 5):
+        deploy(machine.host(), release(**(OLD | {"a": f"a{number}"})), check=False)
+    for number in range(5, 11):
+        deploy(machine.host(), release(**(OLD | {"a": "a4", "c": f"c{number}"})), check=False)
+    assert copies(machine) == [3, 4]
+    # A change without a migration has a copy as well; that does not take the place of these.
+    for number in range(11, 17):
+        deploy(machine.host(), release(str(number), **(OLD | {"a": "a4"})), check=False)
+    assert copies(machine) == [3, 4, 12, 13, 14, 15, 16]
+
+
+def test_copies_that_a_trial_names_stay(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_path: Path, _saved: Path) -> bool:
+        raise OSError(28, "No space left on device")
+
+    machine.broken.add("r.test/d1@sha256:0")
+    with monkeypatch.context() as patch:
+        patch.setattr(databases, "restore", full)
+        with pytest.raises(HostError, match="No space left"):
+            deploy(machine.host(), release(**NEW), check=False)
+    store = Store(machine.host(), ROOT)
+    store.prune()
+    assert copies(machine) == [2]
+    databases.take_back(machine.base / databases.TRIAL.lstrip("/"))
+    store.prune()
+    assert copies(machine) == []
+
+
+def killed_after_migration(machine: Machine) -> None:
+    """Let the new release be killed when it has migrated the database."""
+
+    def kill(words: list[str]) -> None:
+        if words[:3] == ["systemctl", "restart", "memoryark-b.service"]:
+            machine.power = 0
+
+    machine.watch = kill
+    with pytest.raises(PowerCutError):
+        deploy(machine.host(), CHANGED, check=False)
+    machine.watch, machine.power = lambda _words: None, -1
+
+
+def test_the_copy_of_an_interrupted_release_stays_for_the_one_that_goes_on(machine: Machine) -> None:
+    killed_after_migration(machine)
+    deploy(machine.host(), CHANGED, check=False)
+    assert (copies(machine), look(machine.host(), ROOT)["current"]) == ([2], 3)
+    assert machine.tables(f"{ROOT}/backups/releases/2/data/a.db") == ["a1"]
+
+
+def test_a_power_cut_right_after_a_release_that_went_on_does_not_take_its_migration_back(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_after_migration(machine)
+
+    def cut(_trial: Path) -> None:
+        raise PowerCutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(databases, "end", cut)
+        with pytest.raises(PowerCutError):
+            deploy(machine.host(), CHANGED, check=False)
+    assert look(machine.host(), ROOT)["current"] == 3
+    machine.cut_power()
+    assert not (machine.base / f"{DATABASE.lstrip('/')}.migrated").exists()
+
+
 @pytest.mark.parametrize("to", [None, 1])
 def test_an_earlier_release_comes_back_whole(machine: Machine, to: int | None) -> None:
     deploy(machine.host(), CHANGED, check=False)

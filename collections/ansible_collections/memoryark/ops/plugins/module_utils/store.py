@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from ansible_collections.memoryark.ops.plugins.module_utils import databases, networks
 from ansible_collections.memoryark.ops.plugins.module_utils.databases import CURRENT
@@ -27,6 +27,8 @@ TARGET = "memoryark.target"
 # Services that work at boot and run no container.
 AT_BOOT = (databases.UNIT, networks.UNIT)
 KEPT = 5
+# Copies of databases from before so many migrations stay, however old they are.
+MIGRATIONS = 2
 # The files under containers that read theirs anew, and whom to tell of them. Both are gone after a boot.
 LIVE = "/run/memoryark/config"
 PENDING = "/run/memoryark/pending"
@@ -214,7 +216,18 @@ class Store:
 
     def _saved(self) -> list[int]:
         """Return the numbers of releases that have copies; those of an earlier installation count as well."""
-        return [int(name) for name in self._host.list(self._backups) if name.isdigit()]
+        return sorted(int(name) for name in self._host.list(self._backups) if name.isdigit())
+
+    def _spare_copies(self, kept: Iterable[int]) -> set[int]:
+        """Return the releases whose copies go: not kept, named by no trial, before no late migration."""
+        folders = {self._host.path(f"{self._backups}/{number}"): number for number in self._saved()}
+        noted = databases.journal(self._host.path(databases.TRIAL)).copies.values()
+        named = {folder for folder in folders if any(Path(path).is_relative_to(folder) for path in noted)}
+        spare = {number for folder, number in folders.items() if folder not in named} - set(kept)
+        if spare:
+            late = databases.before_migrations(list(folders), self._host.path(self._root))[-MIGRATIONS:]
+            spare -= {folders[folder] for folder in late}
+        return spare
 
     def check_links(self, release: Release) -> None:
         """Raise HostError if something is in the way of the links that lead a boot to a release."""
@@ -234,8 +247,10 @@ class Store:
         return sorted({*self.proven()[-KEPT:], *([] if current is None else [current])})
 
     def prune(self) -> None:
-        """Delete all other releases, and configuration that none of those that stay has."""
+        """Delete all other releases, and configuration and copies of databases that none of those needs."""
         kept = self.kept()
+        for number in self._spare_copies(kept):
+            self._host.delete_tree(f"{self._backups}/{number}")
         for number in set(self.numbers()) - set(kept):
             self._host.delete_tree(f"{RELEASES}/{number}")
         releases = [self.load(number) for number in kept]

@@ -141,6 +141,7 @@ def switch(
             plan = make_plan(wanted, observe(host, store, wanted))
         started = perform(host, store, number, wanted, plan, to_the_end=store.current() == number)
         watch(host, wanted, started)
+        databases.hand_over(host.path(databases.TRIAL), number)
         store.commit(number, wanted, origin)
     except (Exception, SystemExit) as error:
         # Whatever it was, a bug in here included: the host must not be left in between.
