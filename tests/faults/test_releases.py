@@ -89,6 +89,18 @@ def test_the_power_goes_in_the_middle(host: Host) -> None:
     assert_old_release_serves(host)
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["rm {}", ": > {}", "truncate --size=100 {}", "sed -i s/10.99.2/10.99.7/ {}"],
+    ids=["missing", "empty", "torn", "of another release"],
+)
+def test_the_power_goes_and_a_network_is_not_as_declared(host: Host, command: str) -> None:
+    file = "/etc/containers/networks/test-back-net.json"
+    host.ssh(["sh", "-c", f"{command.format(file)} && sync"])
+    hosts.cut_power(NAME)
+    assert_old_release_serves(host)
+
+
 def test_the_program_on_the_host_is_killed_in_the_middle(host: Host) -> None:
     running = begin(**SICK)
     wait_until("the trial", lambda: in_trial(host))

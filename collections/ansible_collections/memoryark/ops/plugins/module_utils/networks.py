@@ -236,7 +236,7 @@ def main() -> None:
         for name in restore(Host(run_command), sys.argv[1]):
             sys.stdout.write(f"{name} is as the present release has it\n")
     except (HostError, OSError, ValueError, KeyError, TypeError) as error:
-        sys.exit(f"{error}\nDeploy again, with site.yml; it makes the networks anew.")
+        raise SystemExit(f"{error}\nDeploy again, with site.yml; it makes the networks anew.") from error
 
 
 if __name__ == "__main__":
