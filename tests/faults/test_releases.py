@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from memoryark_lab import deployment, ssh
+from memoryark_lab import deployment, hosts, ssh
 from memoryark_lab.hosts import Host
 from memoryark_lab.images import known
 from two_services import (
@@ -207,6 +207,18 @@ def test_the_power_goes_when(host: Host, name: str) -> None:
     for image in images.values():
         # What had come of it is not in the way.
         host.ssh(["podman", "pull", "--quiet", image])
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["rm {}", ": > {}", "truncate --size=100 {}", "sed -i s/10.99.2/10.99.7/ {}"],
+    ids=["missing", "empty", "torn", "of another release"],
+)
+def test_the_power_goes_and_a_network_is_not_as_declared(host: Host, command: str) -> None:
+    file = "/etc/containers/networks/test-back-net.json"
+    host.ssh(["sh", "-c", f"{command.format(file)} && sync"])
+    hosts.cut_power(NAME)
+    assert_release_serves(host)
 
 
 def test_the_program_on_the_host_is_killed_in_the_middle(host: Host) -> None:

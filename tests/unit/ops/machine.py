@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.memoryark.ops.plugins.module_utils import databases
-from ansible_collections.memoryark.ops.plugins.module_utils.host import UNIT_LABEL, Host
+from ansible_collections.memoryark.ops.plugins.module_utils import databases, networks, store
+from ansible_collections.memoryark.ops.plugins.module_utils import host as host_module
+from ansible_collections.memoryark.ops.plugins.module_utils.host import UNIT_LABEL, Host, HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.release import FINGERPRINT_LABEL
 
 # Podman commands of two words.
 GROUPS = {"secret", "image", "network", "volume"}
 QUADLETS = "etc/containers/systemd/memoryark"
 TRIAL = "run/systemd/system"
+NETWORKS = "etc/containers/networks"
 
 
 # What the release module takes for a container of which nothing is said.
@@ -63,7 +66,8 @@ class Machine:
         self.log: list[str] = []
         self.power = -1
         self.known: dict[str, dict[str, str]] = {}
-        self.networks: dict[str, dict[str, Any]] = {}
+        # Containers that a power cut has left; the next start of their units removes them.
+        self.left: dict[str, str] = {}
         self.strangers: list[str] = []
         self.watch: Callable[[list[str]], None] = lambda _words: None
         # Containers of others, as `podman ps` shows them; "Volumes" are for its filter.
@@ -88,17 +92,24 @@ class Machine:
         """The texts of the units that run now, by name."""
         return dict(self.containers)
 
-    def cut_power(self) -> None:
-        """Lose what is in memory and boot again."""
-        self.power = -1
+    def cut_power(self, power: int = -1) -> None:
+        """Lose what is in memory and boot again; the plug may be pulled once more."""
+        self.power = power
+        self.left |= self.containers
         self.containers.clear()
         self.waiting.clear()
         self.loaded.clear()
         shutil.rmtree(self.base / "run", ignore_errors=True)
         databases.recover(self.base / databases.TRIAL.lstrip("/"), self.base / databases.CURRENT.lstrip("/"))
         self.daemon_reload()
+        self.start_all()
+
+    def start_all(self) -> None:
+        """Start the target: what it wants and does not run; whether all of that comes up, it does not care."""
+        self.restore_networks()
         for unit, text in self.loaded.items():
-            if image(text) not in self.broken:
+            wanted = unit.startswith("memoryark-") and not unit.endswith("-next")
+            if wanted and unit not in self.containers and not self.prevented(text):
                 self.begin(unit, text)
 
     def pass_restart_delay(self) -> None:
@@ -106,8 +117,42 @@ class Machine:
         for unit in sorted(self.waiting & set(self.loaded)):
             self.systemctl_restart([f"{unit}.service"])
 
+    def restore_networks(self) -> None:
+        """What the target does before all containers, if the release has the unit for it."""
+        link = self.base / "etc/systemd/system" / networks.UNIT
+        # The link is absolute on the host.
+        unit = self.base / str(link.readlink()).lstrip("/") if link.is_symlink() else link
+        if not unit.exists() or (self.base / TRIAL / store.TARGET).exists():
+            return
+        for module in (host_module, networks):
+            path = f"{networks.PACKAGES}/{module.__name__.replace('.', '/')}.py"
+            assert (self.base / path.lstrip("/")).exists()
+        # No container needs it to have succeeded.
+        with suppress(HostError, ValueError):
+            networks.restore(self.host(), store.PRESENT_MANIFEST)
+
+    def prevented(self, text: str) -> bool:
+        """Whether a container cannot start: it is broken, or a network of its is missing."""
+        return image(text) in self.broken or not networks_of(text) <= set(self.networks)
+
+    @property
+    def networks(self) -> dict[str, dict[str, Any]]:
+        """The networks by name; as Podman does, one whose file is damaged counts as missing."""
+        found = {}
+        for file in sorted((self.base / NETWORKS).glob("*.json")):
+            with suppress(ValueError, TypeError):
+                found[file.stem] = {**json.loads(file.read_text())}
+        return found
+
+    def put_network(self, network: dict[str, Any]) -> None:
+        """Keep a network in a file, as Podman does."""
+        file = self.base / NETWORKS / f"{network['name']}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(network))
+
     def begin(self, unit: str, text: str) -> None:
         """Start a container: fill the place of its files as its unit says, and let it read them."""
+        self.left.pop(unit, None)
         self.containers[unit] = text
         for path in re.findall(r"^Database=/(\S+)$", text, re.M):
             self.migrate(self.base / path, image(text))
@@ -170,7 +215,8 @@ class Machine:
         # The link is absolute on the host.
         quadlets = self.base / str(link.readlink()).lstrip("/") if link.is_symlink() else link
         self.loaded = {file.stem: file.read_text() for file in quadlets.glob("*.container")}
-        self.loaded |= {file.stem: file.read_text() for file in (self.base / TRIAL).glob("*.service")}
+        trial = (file for file in (self.base / TRIAL).glob("*.service") if file.name not in store.AT_BOOT)
+        self.loaded |= {file.stem: file.read_text() for file in trial}
 
     # --- systemctl
 
@@ -186,6 +232,8 @@ class Machine:
         return (1, "", f"Unit {unknown[0]} not loaded.") if unknown else (0, "", "")
 
     def systemctl_start(self, names: list[str], *_: Any) -> tuple[int, str, str]:
+        if store.TARGET in names:
+            self.start_all()
         idle = [name for name in names if name.removesuffix(".service") not in self.containers]
         return self.systemctl_restart([name for name in idle if name.endswith(".service")])
 
@@ -198,7 +246,7 @@ class Machine:
             assert image(text) in self.images, "units never pull"
             self.starts[unit] = self.starts.get(unit, 0) + 1
             self.waiting.discard(unit)
-            if image(text) in self.broken:
+            if self.prevented(text):
                 self.waiting.add(unit)
                 failed.append(name)
             else:
@@ -245,11 +293,12 @@ class Machine:
         return json.dumps(
             [
                 {
+                    "Id": unit,
                     "Labels": {UNIT_LABEL: f"{unit}.service", FINGERPRINT_LABEL: label(text)},
                     "Names": [unit],
                     "Pid": number,
                 }
-                for number, (unit, text) in enumerate(self.containers.items(), start=1)
+                for number, (unit, text) in enumerate((self.left | self.containers).items(), start=1)
                 if (network is None or f"Network={network}:" in text)
                 and (volume is None or f"Volume={volume}:" in text)
                 and (wanted is None or wanted == f"{unit}.service")
@@ -258,10 +307,17 @@ class Machine:
             + [one for one in self.foreign if everybody or (volume and volume in one.get("Volumes", ()))]
         )
 
-    def podman_rm(self, _names: list[str], options: list[str], _data: Any) -> None:
-        if options[-1] == f"--filter=label={FINGERPRINT_LABEL}":
-            self.containers.clear()
-        self.containers.pop(options[-1].rpartition("=")[2].removesuffix(".service"), None)
+    def podman_rm(self, names: list[str], options: list[str], _data: Any) -> None:
+        if not options:
+            for name in names:
+                assert name not in self.containers, f"{name} runs"
+                del self.left[name]
+            return
+        unit = options[-1].rpartition("=")[2].removesuffix(".service")
+        for containers in (self.containers, self.left):
+            if options[-1] == f"--filter=label={FINGERPRINT_LABEL}":
+                containers.clear()
+            containers.pop(unit, None)
 
     def podman_network_ls(self, *_: Any) -> str:
         found = self.networks.items()
@@ -271,24 +327,35 @@ class Machine:
         return json.dumps([self.networks[name] for name in names])
 
     def podman_network_rm(self, names: list[str], *_: Any) -> None:
-        users = [unit for unit, text in self.containers.items() if f"Network={names[0]}:" in text]
+        users = [
+            unit for unit, text in (self.left | self.containers).items() if names[0] in networks_of(text)
+        ]
         users += [one["Names"][0] for one in self.foreign if names[0] in one.get("Networks", ())]
         assert not users, f"{names[0]} is used by {users}"
-        del self.networks[names[0]]
+        (self.base / NETWORKS / f"{names[0]}.json").unlink()
 
-    def podman_network_create(self, names: list[str], options: list[str], _data: Any) -> None:
+    def podman_network_create(self, names: list[str], options: list[str], _data: Any) -> tuple[int, str, str]:
         given = dict(option.removeprefix("--").split("=", 1) for option in options)
-        assert names[0] not in self.networks
-        self.networks[names[0]] = {
-            "name": names[0],
-            "driver": "bridge",
-            "network_interface": given["interface-name"],
-            "internal": False,
-            "ipv6_enabled": False,
-            "options": {"isolate": "strict"},
-            "subnets": [{"subnet": given["subnet"]}],
-            "labels": dict([given["label"].split("=")]),
-        }
+        if names[0] in self.networks:
+            return 125, "", f"network {names[0]} already exists"
+        subnet = ipaddress.ip_network(given["subnet"])
+        for other in self.networks.values():
+            taken = [ipaddress.ip_network(entry["subnet"]) for entry in other.get("subnets", ())]
+            if other.get("network_interface") == given["interface-name"] or any(map(subnet.overlaps, taken)):
+                return 125, "", f"subnet or interface is used by {other['name']}"
+        self.put_network(
+            {
+                "name": names[0],
+                "driver": "bridge",
+                "network_interface": given["interface-name"],
+                "internal": False,
+                "ipv6_enabled": False,
+                "options": {"isolate": "strict"},
+                "subnets": [{"subnet": given["subnet"]}],
+                "labels": dict([given["label"].split("=")]),
+            }
+        )
+        return 0, "", ""
 
     def podman_volume_ls(self, *_: Any) -> str:
         return json.dumps([{"Name": name, "Labels": labels} for name, labels in self.volumes.items()])
@@ -425,6 +492,11 @@ class _PoweredHost(Host):
 
     def journal(self, unit: str, lines: int = 30) -> str:
         return f"the last {lines} lines of {unit}"
+
+
+def networks_of(text: str) -> set[str]:
+    """The networks of a unit."""
+    return set(re.findall(r"^Network=(.+?):", text, re.M))
 
 
 def image(text: str) -> str:

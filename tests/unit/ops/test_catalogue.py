@@ -110,6 +110,12 @@ def test_what_only_one_service_may_have(change: dict[str, Any], what: str) -> No
     assert what in found[0]
 
 
+@pytest.mark.parametrize("name", ["networks", "memoryark-recovery"])
+def test_a_unit_of_the_project_is_no_service(name: str) -> None:
+    (found,) = problems({name: smallest()})
+    assert f"services.{name}: the project has a unit" in found
+
+
 def test_id_ranges_are_not_shared() -> None:
     found = problems({"a": smallest(), "b": smallest()})
     assert found == [

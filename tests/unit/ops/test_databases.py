@@ -123,5 +123,19 @@ def test_a_lost_database_comes_back(path: Path, trial: Path) -> None:
     assert rows(path) == ["a"]
 
 
+def test_copies_from_before_migrations_are_told_from_others(path: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / "saved" / str(number) for number in range(6)]
+    for number, folder in enumerate(folders):
+        if number in {2, 4}:
+            run(path, f"CREATE TABLE t{number} (x)")
+        run(path, "INSERT INTO files VALUES ('x')")
+        databases.copy(path, folder / "ark.db")
+    half = folders[0] / ".ark.db.new"
+    half.write_bytes(b"half")
+    assert databases.before_migrations(folders, path.parent) == [folders[1], folders[3]]
+    run(path, "CREATE TABLE last (x)")
+    assert databases.before_migrations(folders, path.parent) == [folders[1], folders[3], folders[5]]
+
+
 def test_without_a_trial_there_is_nothing_to_do(tmp_path: Path) -> None:
     assert databases.take_back(tmp_path / "none.json") == []

@@ -175,6 +175,20 @@ def test_the_slice_guarantees_what_its_containers_reserve() -> None:
     assert f"MemoryLow={64 * 2**20}\n" in systemd["memoryark.slice"]
 
 
+def test_a_boot_makes_networks_before_all_containers_and_not_while_a_release_is_tried() -> None:
+    found = sources({"a": smallest(), "b": smallest(**{"x-memoryark": {"id_range": 2}})})
+    quadlets, systemd = render_units(build_catalogue(found), "/srv/ark")
+    unit = systemd["memoryark-networks.service"].splitlines()
+    assert [line for line in unit if line.startswith("Before=")] == [
+        "Before=memoryark-a.service",
+        "Before=memoryark-b.service",
+    ]
+    assert "ConditionPathExists=!/run/systemd/system/memoryark.target" in unit
+    assert "Wants=memoryark-networks.service" in systemd["memoryark.target"].splitlines()
+    # What it needs is no part of a container's unit, which would otherwise be started anew for it.
+    assert not [text for text in quadlets.values() if "memoryark-networks" in text]
+
+
 @pytest.mark.parametrize(
     ("unit", "messages"),
     [

@@ -82,7 +82,7 @@ def virgin(base: Path) -> Machine:
         put(machine, path)
     for link, target in (("other.target", "/etc/other.target"), ("masked.timer", "/dev/null")):
         (machine.base / "etc/systemd/system" / link).symlink_to(target)
-    machine.networks["other-net"] = {"name": "other-net"}
+    machine.put_network({"name": "other-net"})
     machine.volumes["other-volume"] = {}
     machine.secrets["other"] = "theirs"
     machine.images.add("r.test/other@sha256:0")
@@ -128,7 +128,7 @@ def clone(machine: Machine, base: Path) -> Machine:
         "secrets",
         "starts",
         "known",
-        "networks",
+        "left",
         "foreign",
         "volumes",
     ):
@@ -183,6 +183,14 @@ def test_a_second_run_changes_nothing(machine: Machine) -> None:
     last = json.loads(lines[-1])
     assert [json.loads(line)["action"] for line in lines] == ["deploy", "deploy", "uninstall"]
     assert (last["from"], last["to"], last["by"], last["error"]) == (2, None, "operator@control", "")
+
+
+def test_a_damaged_release_goes_as_well(machine: Machine) -> None:
+    for path in (machine.base / "etc/memoryark/releases").glob("*/release.json"):
+        path.write_text("")
+    take_away(machine.host(), params(), check=False)
+    assert (versions(machine), set(machine.networks)) == ({}, {"other-net"})
+    assert not [path for path in files(machine) if path.startswith("/etc/memoryark")]
 
 
 def test_a_virgin_host_has_nothing_to_remove(tmp_path: Path) -> None:

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.memoryark.ops.plugins.module_utils import databases
+from ansible_collections.memoryark.ops.plugins.module_utils import databases, networks
 from ansible_collections.memoryark.ops.plugins.module_utils.host import HostError
-from ansible_collections.memoryark.ops.plugins.module_utils.store import Store
+from ansible_collections.memoryark.ops.plugins.module_utils.store import PRESENT_MANIFEST, Store
 from ansible_collections.memoryark.ops.plugins.modules.release import deploy
 from ansible_collections.memoryark.ops.plugins.modules.release_info import look
 from ansible_collections.memoryark.ops.plugins.modules.rollback import roll_back
-from machine import PLAIN, Machine, PowerCutError, image
+from machine import NETWORKS, PLAIN, Machine, PowerCutError, image
 
 ROOT = "/srv/ark"
 DATABASE = f"{ROOT}/data/a.db"
 
 
-def network(subnet: str) -> dict[str, Any]:
-    return {"name": "ark-net", "interface": "ark", "internal": False, "ipv6": False, "subnets": [subnet]}
+def network(name: str, subnet: str) -> dict[str, Any]:
+    return {"name": name, "interface": name, "internal": False, "ipv6": False, "subnets": [subnet]}
 
 
 def release(
     value: str = "first",
     text: str = "one",
     subnet: str = "10.1.0.0/24",
+    layout: str = "first",
     more: str = "next",
     **images: str,
 ) -> dict[str, Any]:
@@ -36,7 +41,8 @@ def release(
 
     ``value`` is the secret of all of them. ``a`` has a database, which each image migrates, and it has a file
     of configuration with its image's name, ``b`` one with ``text`` which it reads anew when it is told to, and
-    is on a network with ``subnet``. ``aw`` has as many containers as ``more`` has words, and one.
+    is on a network with ``subnet``; another is there as well. In the second ``layout`` the first
+    network has the addresses of that, and a new one those of the first. ``aw`` has as many containers as ``more`` has words, and one.
     """
     names = sorted(images)
     suffixes = {name: ["", *(f"-{word}" for word in more.split() if name == "aw")] for name in names}
@@ -47,7 +53,7 @@ def release(
             for name in names
             for suffix in suffixes[name]
         },
-        "systemd_units": {"memoryark.target": "[Unit]\n"},
+        "systemd_units": {"memoryark.target": "[Unit]\n", networks.UNIT: "[Service]\n"},
         "configs": {"a": {"a.conf": f"image {images.get('a')}\n"}, "b": {"b.conf": text}},
         "services": [
             {
@@ -66,7 +72,9 @@ def release(
             for level, name in enumerate(names)
             for suffix in suffixes[name]
         ],
-        "networks": [network(subnet)],
+        "networks": [network("ark-net", "10.3.0.0/24"), network("ark-new", subnet)]
+        if layout == "second"
+        else [network("ark-net", subnet), network("ark-old", "10.3.0.0/24")],
         "secrets": {"token": value},
         "archives": {},
         "builds": [],
@@ -91,6 +99,7 @@ Secret={{secret:token}},type=env
 """
 MORE = {
     "a": f"Volume={ROOT}/config/a/{{config}}:/etc/a\nDatabase={DATABASE}",
+    "c": "Network=ark-old:alias=c",
     "b": f"Network=ark-net:alias=b\nExecStartPre=cp --update=none {ROOT}/config/b/{{config}}/. /run/memoryark/config/b",
 }
 
@@ -107,8 +116,24 @@ def versions(machine: Machine) -> dict[str, str]:
     }
 
 
+def subnets(machine: Machine) -> dict[str, str]:
+    """The subnets of the project's networks, by name."""
+    return {name: found["subnets"][0]["subnet"] for name, found in machine.networks.items()}
+
+
+TEMPLATE = {
+    "driver": "bridge",
+    "network_interface": "ark-net",
+    "internal": False,
+    "ipv6_enabled": False,
+    "options": {"isolate": "strict"},
+}
+OLD_NETWORKS = {"ark-net": "10.1.0.0/24", "ark-old": "10.3.0.0/24"}
+NEW_NETWORKS = {"ark-net": "10.3.0.0/24", "ark-new": "10.1.0.0/24"}
 OLD = {"a": "a1", "b": "b1", "c": "c1"}
 NEW = {"a": "a2", "b": "b1", "d": "d1"}
+# Everything that a release can change.
+CHANGED = release("second", "two", layout="second", **NEW)
 
 
 @pytest.fixture(autouse=True)
@@ -386,6 +411,123 @@ def test_a_failed_release_takes_its_network_back(machine: Machine) -> None:
     assert versions(machine) == OLD
 
 
+def test_networks_may_give_their_addresses_to_each_other(machine: Machine) -> None:
+    deploy(machine.host(), CHANGED, check=False)
+    assert (versions(machine), subnets(machine)) == (NEW, NEW_NETWORKS)
+    roll_back(machine.host(), back(), check=False)
+    assert (versions(machine), subnets(machine)) == (OLD, OLD_NETWORKS)
+
+
+def test_a_failed_release_takes_back_the_addresses_that_it_gave_to_another_network(machine: Machine) -> None:
+    machine.broken.add("r.test/d1@sha256:0")
+    with pytest.raises(HostError, match="Release 1 is back and healthy"):
+        deploy(machine.host(), CHANGED, check=False)
+    assert (versions(machine), subnets(machine)) == (OLD, OLD_NETWORKS)
+
+
+def test_a_boot_that_makes_networks_may_be_interrupted_anywhere(tmp_path: Path) -> None:
+    """Networks are as a trial has left them; the power goes once more while a boot makes them anew."""
+    for step in range(10_000):
+        machine = Machine(tmp_path / str(step))
+        deploy(machine.host(), release(**OLD), check=False)
+
+        def pull(words: list[str], it: Machine = machine) -> None:
+            if words[:3] == ["systemctl", "restart", "memoryark-b.service"]:
+                it.power = 0
+
+        machine.watch = pull
+        with pytest.raises(PowerCutError):
+            deploy(machine.host(), CHANGED, check=False)
+        machine.watch = lambda _words: None
+        assert subnets(machine) == NEW_NETWORKS
+        try:
+            machine.cut_power(power=step)
+            break
+        except PowerCutError:
+            machine.cut_power()
+        assert (versions(machine), subnets(machine)) == (OLD, OLD_NETWORKS), f"after {step} operations"
+    assert step > 5
+
+
+@pytest.mark.parametrize("text", ["", '{"name": "ark-net", "driver"', "[]", "null", "\0" * 100])
+def test_a_boot_makes_a_network_whose_file_is_torn(machine: Machine, text: str) -> None:
+    (machine.base / NETWORKS / "ark-net.json").write_text(text)
+    machine.log.clear()
+    machine.cut_power()
+    assert (versions(machine), subnets(machine)) == (OLD, OLD_NETWORKS)
+    assert sum(command.startswith("podman network create") for command in machine.log) == 1
+
+
+def test_a_boot_leaves_networks_alone_that_are_as_declared_and_asks_nobody(machine: Machine) -> None:
+    machine.put_network({"name": "other-net"})
+    machine.log.clear()
+    machine.cut_power()
+    assert machine.log == []
+    assert "other-net" in machine.networks
+
+
+def test_a_boot_does_not_touch_what_others_have_on_a_network_or_in_its_way(machine: Machine) -> None:
+    """What can be made is made; the rest is left as it is and told."""
+    for name in ("ark-net", "ark-old"):
+        (machine.base / NETWORKS / f"{name}.json").unlink()
+    taken = [{"subnet": "10.1.0.0/16"}]
+    machine.put_network({**TEMPLATE, "name": "other-net", "network_interface": "other", "subnets": taken})
+    other = machine.networks["other-net"]
+    machine.cut_power()
+    assert set(machine.networks) == {"ark-old", "other-net"}
+    assert machine.networks["other-net"] == other
+    assert versions(machine) == {"a": "a1", "c": "c1"}
+
+
+def test_a_boot_leaves_a_network_with_containers_of_others(machine: Machine) -> None:
+    machine.put_network({**TEMPLATE, "name": "ark-net", "subnets": [{"subnet": "10.9.0.0/24"}]})
+    machine.strangers = ["guest"]
+    machine.cut_power()
+    with pytest.raises(HostError, match=r"network ark-net stays: .* not ours are on it: guest"):
+        networks.restore(machine.host(), PRESENT_MANIFEST)
+    assert subnets(machine)["ark-net"] == "10.9.0.0/24"
+
+
+def test_the_program_of_a_boot_needs_nothing_but_itself(machine: Machine) -> None:
+    """As the unit starts it: without what is installed for Python on the host."""
+    packages = str(machine.base / networks.PACKAGES.lstrip("/"))
+    manifest = machine.base / "manifest.json"
+    command = [sys.executable, "-B", "-S", "-m", networks.__name__, str(manifest)]
+    run = partial(subprocess.run, command, env={"PYTHONPATH": packages}, capture_output=True, text=True)
+    done = run(check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    manifest.write_text("{")
+    done = run(check=False)
+    assert done.returncode == 1
+    assert "Deploy again" in done.stderr
+
+
+@pytest.mark.parametrize("how", ["missing", "changed"])
+def test_a_program_that_a_boot_needs_is_put_right(machine: Machine, how: str) -> None:
+    (path,) = (machine.base / networks.PACKAGES.lstrip("/")).rglob("networks.py")
+    path.unlink() if how == "missing" else path.write_text("mine")
+    written = deploy(machine.host(), release(**OLD), check=False)["plan"]["write"]
+    assert written == [f"/{path.relative_to(machine.base)}"]
+    assert machine.starts == {}
+    assert path.read_text() == inspect.getsource(networks)
+    assert deploy(machine.host(), release(**OLD), check=False)["changed"] is False
+
+
+def test_a_release_from_before_networks_were_made_at_boot_comes_back(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    earlier = release(**OLD)
+    del earlier["systemd_units"][networks.UNIT]
+    deploy(machine.host(), earlier, check=False)
+    assert not (tmp_path / networks.PACKAGES.lstrip("/")).exists()
+    deploy(machine.host(), release(**OLD), check=False)
+    assert (machine.base / networks.PACKAGES.lstrip("/")).exists()
+    assert machine.starts == {f"memoryark-{name}": 1 for name in OLD}
+    roll_back(machine.host(), back(), check=False)
+    machine.cut_power()
+    assert versions(machine) == OLD
+    assert deploy(machine.host(), earlier, check=False)["changed"] is False
+
+
 def test_a_stranger_on_a_network_is_noticed_before_anything_stops(machine: Machine) -> None:
     machine.strangers = ["guest"]
     with pytest.raises(HostError, match="containers that are not ours are on it: guest"):
@@ -546,20 +688,178 @@ def test_old_releases_are_deleted_and_those_for_a_rollback_stay(machine: Machine
     ]
 
 
+def copies(machine: Machine) -> list[int]:
+    """The releases that have copies of the database."""
+    folder = machine.base / ROOT.lstrip("/") / "backups/releases"
+    return sorted(int(path.name) for path in folder.iterdir()) if folder.exists() else []
+
+
+def test_copies_of_the_database_go_with_their_releases(machine: Machine) -> None:
+    for number in range(2, 9):
+        deploy(machine.host(), release(**(OLD | {"a": f"a{number}"})), check=False)
+    assert copies(machine) == [4, 5, 6, 7, 8]
+
+
+def test_copies_from_before_the_last_two_migrations_stay(machine: Machine) -> None:
+    for number in range(2, 5):
+        deploy(machine.host(), release(**(OLD | {"a": f"a{number}"})), check=False)
+    for number in range(5, 11):
+        deploy(machine.host(), release(**(OLD | {"a": "a4", "c": f"c{number}"})), check=False)
+    assert copies(machine) == [3, 4]
+    # A change without a migration has a copy as well; that does not take the place of these.
+    for number in range(11, 17):
+        deploy(machine.host(), release(str(number), **(OLD | {"a": "a4"})), check=False)
+    assert copies(machine) == [3, 4, 12, 13, 14, 15, 16]
+
+
+def test_copies_that_a_trial_names_stay(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_path: Path, _saved: Path) -> bool:
+        raise OSError(28, "No space left on device")
+
+    machine.broken.add("r.test/d1@sha256:0")
+    with monkeypatch.context() as patch:
+        patch.setattr(databases, "restore", full)
+        with pytest.raises(HostError, match="No space left"):
+            deploy(machine.host(), release(**NEW), check=False)
+    store = Store(machine.host(), ROOT)
+    store.prune()
+    assert copies(machine) == [2]
+    databases.take_back(machine.base / databases.TRIAL.lstrip("/"))
+    store.prune()
+    assert copies(machine) == []
+
+
+def killed_after_migration(machine: Machine) -> None:
+    """Let the new release be killed when it has migrated the database."""
+
+    def kill(words: list[str]) -> None:
+        if words[:3] == ["systemctl", "restart", "memoryark-b.service"]:
+            machine.power = 0
+
+    machine.watch = kill
+    with pytest.raises(PowerCutError):
+        deploy(machine.host(), CHANGED, check=False)
+    machine.watch, machine.power = lambda _words: None, -1
+
+
+def test_the_copy_of_an_interrupted_release_stays_for_the_one_that_goes_on(machine: Machine) -> None:
+    killed_after_migration(machine)
+    deploy(machine.host(), CHANGED, check=False)
+    assert (copies(machine), look(machine.host(), ROOT)["current"]) == ([2], 3)
+    assert machine.tables(f"{ROOT}/backups/releases/2/data/a.db") == ["a1"]
+
+
+def test_a_power_cut_right_after_a_release_that_went_on_does_not_take_its_migration_back(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_after_migration(machine)
+
+    def cut(_trial: Path) -> None:
+        raise PowerCutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(databases, "end", cut)
+        with pytest.raises(PowerCutError):
+            deploy(machine.host(), CHANGED, check=False)
+    assert look(machine.host(), ROOT)["current"] == 3
+    machine.cut_power()
+    assert not (machine.base / f"{DATABASE.lstrip('/')}.migrated").exists()
+
+
 @pytest.mark.parametrize("to", [None, 1])
 def test_an_earlier_release_comes_back_whole(machine: Machine, to: int | None) -> None:
-    deploy(machine.host(), release("second", "two", **NEW), check=False)
-    assert roll_back(machine.host(), back(to), check=True)["changed"] is True
+    deploy(machine.host(), CHANGED, check=False)
+    would = roll_back(machine.host(), back(to), check=True)
+    assert (would["changed"], would["release"], would["to"]) == (True, 2, 1)
     assert versions(machine) == NEW
     machine.log.clear()
     result = roll_back(machine.host(), back(to), check=False)
-    assert (result["changed"], result["release"]) == (True, 1)
+    assert (result["changed"], result["release"], result["to"]) == (True, 1, 1)
     assert versions(machine) == OLD
     assert machine.known["memoryark-b"] == {"b.conf": "one"}
     assert not [command for command in machine.log if command.startswith("podman pull")]
     machine.cut_power()
     assert versions(machine) == OLD
     assert deploy(machine.host(), release(**OLD), check=False)["changed"] is False
+
+
+DAMAGES = ["", "{", "[]", '{"units": [5], "systemd": {}, "configs": {}}', "\0" * 100]
+
+
+def damage(machine: Machine, number: int, text: str = "") -> str:
+    """Damage what a release is written down in; return a pattern for its path."""
+    file = machine.base / f"etc/memoryark/releases/{number}/release.json"
+    file.write_text(text)
+    return f"/etc/memoryark/releases/{number}/release.json is damaged"
+
+
+@pytest.mark.parametrize("text", DAMAGES)
+def test_a_damaged_release_that_is_not_the_present_one_keeps_nobody_from_anything(
+    machine: Machine, text: str
+) -> None:
+    deploy(machine.host(), release(**NEW), check=False)
+    damage(machine, 1, text)
+    assert [kept["number"] for kept in look(machine.host(), ROOT)["releases"]] == [2]
+    with pytest.raises(HostError, match="no release 1 that was ever healthy and is whole; kept are: 2"):
+        roll_back(machine.host(), back(1), check=False)
+    assert deploy(machine.host(), release(**NEW), check=False)["changed"] is False
+    deploy(machine.host(), release(**OLD), check=False)
+    assert sorted(path.name for path in (machine.base / "etc/memoryark/releases").iterdir()) == ["2", "3"]
+    assert versions(machine) == OLD
+    roll_back(machine.host(), back(), check=False)
+    assert versions(machine) == NEW
+
+
+@pytest.mark.parametrize("text", DAMAGES)
+def test_a_damaged_present_release_is_made_anew_by_the_next_deployment(machine: Machine, text: str) -> None:
+    named = damage(machine, 1, text)
+    with pytest.raises(HostError, match=f"{named}.*Run site.yml"):
+        look(machine.host(), ROOT)
+    would = deploy(machine.host(), release(**OLD), check=True)
+    assert (would["changed"], would["release"]) == (True, 1)
+    result = deploy(machine.host(), release(**OLD), check=False)
+    assert (result["changed"], result["release"]) == (True, 2)
+    assert [warning.startswith(named) for warning in result["warnings"]] == [True]
+    assert machine.starts == {}
+    again = deploy(machine.host(), release(**OLD), check=False)
+    assert (again["changed"], again["warnings"]) == (False, [])
+    assert look(machine.host(), ROOT)["current"] == 2
+    machine.cut_power()
+    assert versions(machine) == OLD
+
+
+def test_a_missing_file_of_the_present_release_is_damage_as_well(machine: Machine) -> None:
+    (machine.base / "etc/memoryark/releases/1/release.json").unlink()
+    with pytest.raises(HostError, match=r"release\.json is damaged \(it is missing\)"):
+        look(machine.host(), ROOT)
+    assert deploy(machine.host(), release(**NEW), check=False)["release"] == 2
+    assert versions(machine) == NEW
+
+
+def test_a_boot_and_a_way_back_need_not_know_what_the_present_release_is(machine: Machine) -> None:
+    deploy(machine.host(), release(**NEW), check=False)
+    damage(machine, 2)
+    machine.cut_power()
+    assert versions(machine) == NEW
+    roll_back(machine.host(), back(), check=False)
+    assert versions(machine) == OLD
+
+
+def test_what_ran_is_started_again_when_a_release_fails_that_followed_a_damaged_one(machine: Machine) -> None:
+    named = damage(machine, 1)
+    machine.broken.add("r.test/d1@sha256:0")
+    with pytest.raises(HostError, match=rf"memoryark-d did not(.|\n)*{named}(.|\n)*started as a boot does"):
+        deploy(machine.host(), release(**NEW), check=False)
+    assert versions(machine) == OLD
+    assert machine.tables(DATABASE) == ["a1"]
+    machine.cut_power()
+    assert versions(machine) == OLD
+
+
+def test_a_damaged_note_of_who_made_a_release_makes_it_one_that_never_held(machine: Machine) -> None:
+    deploy(machine.host(), release(**NEW), check=False)
+    (machine.base / "etc/memoryark/releases/1/proven.json").write_text("{")
+    assert [kept["number"] for kept in look(machine.host(), ROOT)["releases"]] == [2]
 
 
 @pytest.mark.parametrize(
@@ -625,7 +925,7 @@ def operations(tmp_path: Path) -> int:
     machine = Machine(tmp_path)
     deploy(machine.host(), release(**OLD), check=False)
     machine.power = 10**6
-    deploy(machine.host(), release("second", "two", **NEW), check=False)
+    deploy(machine.host(), CHANGED, check=False)
     return 10**6 - machine.power
 
 
@@ -642,7 +942,7 @@ def interrupted_machine(tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPat
     """A host on which the new release was interrupted after ``step`` operations, and that has power again."""
     machine = weak_machine(tmp_path, step, monkeypatch)
     with pytest.raises(PowerCutError):
-        deploy(machine.host(), release("second", "two", **NEW), check=False)
+        deploy(machine.host(), CHANGED, check=False)
     machine.power = -1
     return machine
 
@@ -659,11 +959,15 @@ def test_a_release_may_be_interrupted_anywhere(
         if boot:
             machine.cut_power()
             assert versions(machine) in (OLD, NEW), f"after {step} operations"
-            assert machine.tables(DATABASE) == (["a1"] if versions(machine) == OLD else ["a1", "a2"])
-        deploy(machine.host(), release("second", "two", **NEW), check=False)
+            old = versions(machine) == OLD
+            assert machine.tables(DATABASE) == (["a1"] if old else ["a1", "a2"])
+            expected = OLD_NETWORKS if old else NEW_NETWORKS
+            assert expected.items() <= subnets(machine).items(), f"after {step} operations"
+        deploy(machine.host(), CHANGED, check=False)
         assert versions(machine) == NEW, f"after {step} operations"
+        assert subnets(machine) == NEW_NETWORKS, f"after {step} operations"
         assert machine.known["memoryark-b"] == {"b.conf": "two"}, f"after {step} operations"
-        assert deploy(machine.host(), release("second", "two", **NEW), check=False)["changed"] is False
+        assert deploy(machine.host(), CHANGED, check=False)["changed"] is False
         machine.cut_power()
         assert versions(machine) == NEW
 
@@ -678,6 +982,7 @@ def test_a_return_to_the_old_release_after_an_interruption(
         committed = look(machine.host(), ROOT)["current"] == 2
         deploy(machine.host(), release(**OLD), check=False)
         assert versions(machine) == OLD, f"after {step} operations"
+        assert subnets(machine) == OLD_NETWORKS, f"after {step} operations"
         assert machine.known["memoryark-b"] == {"b.conf": "one"}, f"after {step} operations"
         # What a release that held has made of the data stands.
         expected = ["a1", "a2"] if committed else ["a1"]
@@ -728,11 +1033,12 @@ def test_a_failed_release_may_be_interrupted_while_it_is_taken_back(
         machine = weak_machine(tmp_path, step, monkeypatch)
         machine.broken.add("r.test/d1@sha256:0")
         try:
-            deploy(machine.host(), release("second", "two", **NEW), check=False)
+            deploy(machine.host(), CHANGED, check=False)
         except PowerCutError:
             machine.cut_power()
             assert versions(machine) == OLD, f"after {step} operations"
             assert machine.tables(DATABASE) == ["a1"], f"after {step} operations"
+            assert OLD_NETWORKS.items() <= subnets(machine).items(), f"after {step} operations"
         except HostError:
             interrupted = False
         step += 1

@@ -15,7 +15,7 @@ import os
 import shutil
 import sqlite3
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -106,6 +106,30 @@ def begin(trial: Path, release: int, copies: Mapping[str, str]) -> None:
         if path not in noted.copies:
             copy(Path(path), Path(saved))
     _write(trial, Trial(release, {**copies, **noted.copies}))
+
+
+def hand_over(trial: Path, release: int) -> None:
+    """Note that ``release`` is the one on trial: it goes on with what an interrupted one has begun."""
+    noted = journal(trial)
+    if noted.copies and noted.release != release:
+        _write(trial, Trial(release, noted.copies))
+
+
+def before_migrations(folders: Sequence[Path], live: Path) -> list[Path]:
+    """Return those of ``folders`` with copies, oldest first, after which a database got another schema.
+
+    Databases have the same paths in a folder as below ``live``.
+    """
+    found: list[Path] = []
+    later: dict[Path, Path] = {}
+    for folder in reversed(folders):
+        # Those with a dot are halves that an interruption has left.
+        files = (path for path in folder.rglob("[!.]*") if path.is_file())
+        copies = {path.relative_to(folder): path for path in files}
+        if any(differs(later.get(name, live / name), path) for name, path in copies.items()):
+            found.insert(0, folder)
+        later |= copies
+    return found
 
 
 def take_back(trial: Path) -> list[str]:

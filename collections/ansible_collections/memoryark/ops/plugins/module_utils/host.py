@@ -17,6 +17,8 @@ Runner = Callable[..., tuple[int, str, str]]
 
 QUADLET_GENERATOR = "/usr/libexec/podman/quadlet"
 UNIT_LABEL = "PODMAN_SYSTEMD_UNIT"
+# What the names of all our units with a container begin with.
+PREFIX = "memoryark-"
 # On networks and volumes that this project made.
 OWNED_LABEL = "io.memoryark.owned"
 

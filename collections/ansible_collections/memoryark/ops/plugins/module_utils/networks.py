@@ -1,22 +1,36 @@
 # Copyright: memoryark-ops contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Podman networks as they are declared. Podman cannot change one, only make it anew."""
+"""Podman networks as they are declared. Podman cannot change one, only make it anew.
+
+This file is also a program: a boot runs it before the containers start, since a power cut may have come when
+networks of the present release were removed for one that was only being tried.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Collection, Iterable, Mapping
+import subprocess
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ansible_collections.memoryark.ops.plugins.module_utils.host import (
     OWNED_LABEL,
+    PREFIX,
     UNIT_LABEL,
     Host,
     HostError,
 )
 
 Settings = dict[str, Any]
+
+# The unit that runs this file at boot, and where this file and the one that it needs are then.
+UNIT = "memoryark-networks.service"
+PACKAGES = "/usr/lib/memoryark"
+# Where Podman keeps a file for each network, with what ``podman network inspect`` shows of it.
+_FILES = "/etc/containers/networks"
 
 
 def settings(wanted: Mapping[str, Any]) -> Settings:
@@ -68,6 +82,41 @@ def look(host: Host, names: Iterable[str]) -> dict[str, Settings]:
     return {entry["name"]: actual(entry) for entry in inspected}
 
 
+def noted(host: Host, name: str) -> Settings | None:
+    """Return the settings of a network by Podman's own file, None if that is missing or damaged."""
+    try:
+        return actual(json.loads(host.read(f"{_FILES}/{name}.json") or ""))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def in_the_way(host: Host, declared: Mapping[str, Mapping[str, Any]], making: Collection[str]) -> list[str]:
+    """Return networks of this project that are not ``declared`` and have what those in ``making`` are to get.
+
+    That is the bridge or addresses, which Podman gives to one network only.
+    """
+    if not making:
+        return []
+    owned = {
+        entry["name"]
+        for entry in host.podman_json("network", "ls", "--format=json")
+        if OWNED_LABEL in (entry.get("labels") or {})
+    }
+    wanted = [settings(declared[name]) for name in making]
+    others = look(host, owned - set(declared))
+    return [name for name, found in others.items() if any(collide(found, one) for one in wanted)]
+
+
+def collide(one: Settings, other: Settings) -> bool:
+    """Whether two networks cannot be on one host."""
+    pairs = (
+        (ipaddress.ip_network(a), ipaddress.ip_network(b)) for a in one["subnets"] for b in other["subnets"]
+    )
+    return one["interface"] == other["interface"] or any(
+        a.version == b.version and a.overlaps(b) for a, b in pairs
+    )
+
+
 def check_strangers(host: Host, names: Iterable[str]) -> None:
     """Raise HostError if containers that are no unit's are on one of the networks."""
     for name in names:
@@ -95,13 +144,11 @@ def unit_of(container: Mapping[str, Any]) -> str:
     return str((container["Labels"] or {}).get(UNIT_LABEL, ""))
 
 
-def make(host: Host, wanted: Iterable[Mapping[str, Any]], present: Collection[str]) -> None:
-    """Make networks; those of them that are ``present``, and that no container is on, anew."""
-    declared = list(wanted)
-    for network in declared:
-        if network["name"] in present:
-            remove(host, network["name"])
-    for network in declared:
+def make(host: Host, wanted: Iterable[Mapping[str, Any]], leaving: Iterable[str]) -> None:
+    """Make networks after those in ``leaving``, which no container is on, were removed."""
+    for name in leaving:
+        remove(host, name)
+    for network in wanted:
         create(host, network)
 
 
@@ -133,3 +180,64 @@ def remove(host: Host, name: str) -> None:
 def shown(values: Settings | None) -> str:
     """Return settings as a text for the diff."""
     return "" if values is None else json.dumps(values, indent=1, sort_keys=True) + "\n"
+
+
+# --- at boot
+
+
+def restore(host: Host, manifest: str) -> list[str]:
+    """Make those networks of the release with this ``manifest`` that are not as declared; return their names.
+
+    No container runs yet. Whether there is anything to do is read from Podman's files, which is quicker than
+    to ask Podman. Raises HostError with all that could not be done, after what could; ValueError, KeyError or
+    TypeError for a damaged manifest.
+    """
+    declared: dict[str, Any] = json.loads(host.read(manifest) or "{}").get("networks", {})
+    wanted = {name: settings(network) for name, network in declared.items()}
+    if all(noted(host, name) == one for name, one in wanted.items()):
+        return []
+    present = look(host, wanted)
+    making = [name for name in wanted if present.get(name) != wanted[name]]
+    leaving = [*(name for name in making if name in present), *in_the_way(host, declared, making)]
+    errors = []
+    for step in [
+        *(partial(clear, host, name) for name in leaving),
+        *(partial(create, host, declared[name]) for name in making),
+    ]:
+        try:
+            step()
+        except HostError as error:
+            errors.append(str(error))
+    if errors:
+        raise HostError("\n".join(errors))
+    return making
+
+
+def clear(host: Host, name: str) -> None:
+    """Remove a network and what a power cut left of our containers on it; raises HostError if one runs."""
+    containers = on(host, name)
+    others = [one["Names"][0] for one in containers if not unit_of(one).startswith(PREFIX)]
+    if others:
+        raise HostError(f"network {name} stays: containers that are not ours are on it: {', '.join(others)}")
+    if containers:
+        host.run(["podman", "rm", *(one["Id"] for one in containers)])
+    remove(host, name)
+
+
+def run_command(argv: Sequence[str], **_options: Any) -> tuple[int, str, str]:
+    """Run a command as ``AnsibleModule.run_command`` does."""
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def main() -> None:
+    """Run at boot, before the containers start."""
+    try:
+        for name in restore(Host(run_command), sys.argv[1]):
+            sys.stdout.write(f"{name} is as the present release has it\n")
+    except (HostError, OSError, ValueError, KeyError, TypeError) as error:
+        raise SystemExit(f"{error}\nDeploy again, with site.yml; it makes the networks anew.") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -18,7 +18,7 @@ class Found:
     """The host.
 
     ``release`` is the one that it boots, ``damaged`` names files of it that are not as they were written,
-    ``links`` those that should lead a boot to it and do not.
+    ``links`` are paths of links that should lead a boot to it and do not, and of programs that a boot needs.
     ``fingerprints`` are those of containers, by unit; ``trial`` names units of a run that did not end.
     ``live`` are the configuration files under running containers, by service and path; ``pending`` names
     services that were not told of theirs yet. ``tried`` is a release that has just failed.

@@ -12,8 +12,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 
+from ansible_collections.memoryark.ops.plugins.module_utils import databases, networks
 from ansible_collections.memoryark.ops.plugins.module_utils.databases import CURRENT
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.release import Release
@@ -22,12 +24,17 @@ RELEASES = "/etc/memoryark/releases"
 # Where systemd finds the units of a release that is being tried, and no boot does.
 TRIAL = "/run/systemd/system"
 TARGET = "memoryark.target"
+# Services that work at boot and run no container.
+AT_BOOT = (databases.UNIT, networks.UNIT)
 KEPT = 5
+# Copies of databases from before so many migrations stay, however old they are.
+MIGRATIONS = 2
 # The files under containers that read theirs anew, and whom to tell of them. Both are gone after a boot.
 LIVE = "/run/memoryark/config"
 PENDING = "/run/memoryark/pending"
 # Written as the last file of a release: a directory without it is not one.
 MANIFEST = "release.json"
+PRESENT_MANIFEST = f"{CURRENT}/{MANIFEST}"
 # In releases that were healthy once; says where they come from.
 PROVEN = "proven.json"
 
@@ -51,17 +58,49 @@ class Store:
         return int(PurePosixPath(link).name) if link else None
 
     def load(self, number: int | None) -> Release:
-        """Return a kept release, an empty one for None."""
-        text = None if number is None else self._host.read(f"{RELEASES}/{number}/{MANIFEST}")
-        return Release() if text is None else Release.from_json(text)
+        """Return a kept release, an empty one for None; raises HostError if it is damaged."""
+        if number is None:
+            return Release()
+        path = f"{RELEASES}/{number}/{MANIFEST}"
+        try:
+            text = self._host.read(path)
+            if text is None:
+                raise ValueError("it is missing")
+            return Release.from_json(text)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise HostError(
+                f"{path} is damaged ({error}). Run site.yml: it makes all of the release anew"
+            ) from error
+
+    def known(self, number: int | None) -> Release:
+        """Return a kept release, an empty one for None or if it is damaged: nothing is known of it then."""
+        with suppress(HostError):
+            return self.load(number)
+        return Release()
+
+    def damage(self) -> list[str]:
+        """Return what ``load`` says of the present release if it is damaged."""
+        try:
+            self.load(self.current())
+        except HostError as error:
+            return [str(error)]
+        return []
+
+    def releases(self) -> dict[int, Release]:
+        """Return all releases by number, also those that failed, without those that are damaged."""
+        found = {}
+        for number in self.numbers():
+            with suppress(HostError):
+                found[number] = self.load(number)
+        return found
 
     def numbers(self) -> list[int]:
         """Return the numbers of all releases that are there, also of those that failed."""
         return sorted(int(name) for name in self._host.list(RELEASES) if name.isdigit())
 
     def proven(self) -> list[int]:
-        """Return the numbers of the releases that were healthy once, oldest first."""
-        return [number for number in self.numbers() if self.origin(number)]
+        """Return the numbers of the releases that were healthy once and are not damaged, oldest first."""
+        return [number for number in self.releases() if self.origin(number)]
 
     def directory(self, number: int) -> str:
         """Return where the Quadlet units of a release are."""
@@ -119,7 +158,7 @@ class Store:
     def stage(self, release: Release) -> int:
         """Write a release beside the others, where nothing reads it yet; return its number."""
         number = self.current()
-        if number is None or self.load(number) != release:
+        if number is None or self.known(number) != release:
             number = max([0, *self.numbers(), *self._saved()]) + 1
         self.put(number, release)
         self._host.write(f"{RELEASES}/{number}/{MANIFEST}", release.to_json())
@@ -134,7 +173,9 @@ class Store:
 
     def origin(self, number: int) -> dict[str, str]:
         """Return who made a release of what, and when; empty for one that was never proven."""
-        found: dict[str, str] = json.loads(self._host.read(f"{RELEASES}/{number}/{PROVEN}") or "{}")
+        found: dict[str, str] = {}
+        with suppress(ValueError):
+            found = json.loads(self._host.read(f"{RELEASES}/{number}/{PROVEN}") or "{}")
         return found
 
     def commit(self, number: int, release: Release, origin: Mapping[str, str]) -> None:
@@ -175,7 +216,18 @@ class Store:
 
     def _saved(self) -> list[int]:
         """Return the numbers of releases that have copies; those of an earlier installation count as well."""
-        return [int(name) for name in self._host.list(self._backups) if name.isdigit()]
+        return sorted(int(name) for name in self._host.list(self._backups) if name.isdigit())
+
+    def _spare_copies(self, kept: Iterable[int]) -> set[int]:
+        """Return the releases whose copies go: not kept, named by no trial, before no late migration."""
+        folders = {self._host.path(f"{self._backups}/{number}"): number for number in self._saved()}
+        noted = databases.journal(self._host.path(databases.TRIAL)).copies.values()
+        named = {folder for folder in folders if any(Path(path).is_relative_to(folder) for path in noted)}
+        spare = {number for folder, number in folders.items() if folder not in named} - set(kept)
+        if spare:
+            late = databases.before_migrations(list(folders), self._host.path(self._root))[-MIGRATIONS:]
+            spare -= {folders[folder] for folder in late}
+        return spare
 
     def check_links(self, release: Release) -> None:
         """Raise HostError if something is in the way of the links that lead a boot to a release."""
@@ -195,8 +247,10 @@ class Store:
         return sorted({*self.proven()[-KEPT:], *([] if current is None else [current])})
 
     def prune(self) -> None:
-        """Delete all other releases, and configuration that none of those that stay has."""
+        """Delete all other releases, and configuration and copies of databases that none of those needs."""
         kept = self.kept()
+        for number in self._spare_copies(kept):
+            self._host.delete_tree(f"{self._backups}/{number}")
         for number in set(self.numbers()) - set(kept):
             self._host.delete_tree(f"{RELEASES}/{number}")
         releases = [self.load(number) for number in kept]

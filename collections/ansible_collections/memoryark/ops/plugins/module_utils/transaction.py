@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.memoryark.ops.plugins.module_utils import databases, images, networks, rolling
+from ansible_collections.memoryark.ops.plugins.module_utils import host as host_module
 from ansible_collections.memoryark.ops.plugins.module_utils.host import (
     QUADLET_GENERATOR,
     UNIT_LABEL,
@@ -40,7 +41,7 @@ from ansible_collections.memoryark.ops.plugins.module_utils.release import (
     SECRET_PREFIX,
     Release,
 )
-from ansible_collections.memoryark.ops.plugins.module_utils.store import TARGET, TRIAL, Store
+from ansible_collections.memoryark.ops.plugins.module_utils.store import AT_BOOT, TARGET, TRIAL, Store
 from ansible_collections.memoryark.ops.plugins.module_utils.units import (
     as_services,
     bring_up,
@@ -58,7 +59,7 @@ _POLL = 1.0
 def observe(host: Host, store: Store, wanted: Release) -> Found:
     """Look at everything on the host that the present release and the one that is wanted are about."""
     number = store.current()
-    release = store.load(number)
+    release = store.known(number)
     containers = host.podman_json("ps", "--all", "--format=json", f"--filter=label={FINGERPRINT_LABEL}")
     fingerprints = {
         container["Labels"][UNIT_LABEL].removesuffix(".service"): container["Labels"][FINGERPRINT_LABEL]
@@ -69,7 +70,7 @@ def observe(host: Host, store: Store, wanted: Release) -> Found:
     return Found(
         release=release,
         damaged=store.damaged(number, release),
-        links=store.wrong_links(release),
+        links=store.wrong_links(release) | wrong_programs(host, release),
         fingerprints=fingerprints,
         active=host.active_units({*fingerprints, *release.names, *trial}),
         images=host.images(),
@@ -91,6 +92,7 @@ def survey(host: Host, store: Store, wanted: Release) -> tuple[Plan, dict[str, A
         "downtime": downtimes(wanted, plan),
         "diff": differences(wanted, found.release, plan),
         "release": store.current(),
+        "warnings": store.damage(),
     }
 
 
@@ -107,7 +109,8 @@ def prepare(
 
     ``values`` are secrets by the names of their versions, ``sources`` are of images. Raises HostError.
     """
-    networks.check_strangers(host, plan.networks)
+    obstacles = networks.in_the_way(host, wanted.networks, plan.networks)
+    networks.check_strangers(host, [*plan.networks, *obstacles])
     images.fetch(host, plan.images, sources)
     for name in plan.secrets:
         host.run(["podman", "secret", "create", name, "-"], data=values[name])
@@ -130,12 +133,15 @@ def switch(
     store.check_links(wanted)
     services = generate(host, store.directory(number), wanted)
     check_configs(host, wanted, plan)
+    for path in sorted(wrong_programs(host, wanted)):
+        host.write(path, programs(wanted)[path])
     try:
         begin_trial(host, services | dict(wanted.systemd))
         if is_other_migration(host, store, number, wanted) and take_back(host, wanted):
             plan = make_plan(wanted, observe(host, store, wanted))
         started = perform(host, store, number, wanted, plan, to_the_end=store.current() == number)
         watch(host, wanted, started)
+        databases.hand_over(host.path(databases.TRIAL), number)
         store.commit(number, wanted, origin)
     except (Exception, SystemExit) as error:
         # Whatever it was, a bug in here included: the host must not be left in between.
@@ -144,6 +150,21 @@ def switch(
     end_trial(host, wanted)
     host.run(["systemctl", "start", TARGET])
     tidy(host, store)
+
+
+def programs(release: Release) -> dict[str, str]:
+    """Return the programs that a boot of a release runs each time: texts by path."""
+    if networks.UNIT not in release.systemd:
+        return {}
+    return {
+        f"{networks.PACKAGES}/{module.__name__.replace('.', '/')}.py": inspect.getsource(module)
+        for module in (host_module, networks)
+    }
+
+
+def wrong_programs(host: Host, release: Release) -> frozenset[str]:
+    """Return the paths of those programs that are not on the host as they should be."""
+    return frozenset(path for path, text in programs(release).items() if host.read(path) != text)
 
 
 def generate(host: Host, directory: str, release: Release) -> dict[str, str]:
@@ -196,7 +217,7 @@ def trial_files(host: Host) -> list[str]:
 def trial_units(host: Host) -> frozenset[str]:
     """Return the containers' units that a run left which did not end."""
     services = (name for name in trial_files(host) if name.endswith(".service"))
-    return frozenset(name.removesuffix(".service") for name in services if name != databases.UNIT)
+    return frozenset(name.removesuffix(".service") for name in services if name not in AT_BOOT)
 
 
 def save_databases(
@@ -206,7 +227,7 @@ def save_databases(
     present = store.current()
     if number is None or present == number:
         return
-    migrating = wanted.migrating(store.load(present))
+    migrating = wanted.migrating(store.known(present))
     copies = {
         str(host.path(path)): str(host.path(store.backup(number, path)))
         for name in level
@@ -225,7 +246,7 @@ def save_databases(
 def is_other_migration(host: Host, store: Store, number: int, wanted: Release) -> bool:
     """Whether an interrupted release has migrated databases for services that are not the wanted ones."""
     tried = databases.journal(host.path(databases.TRIAL)).release
-    return store.current() == number or bool(wanted.migrating(store.load(tried)))
+    return store.current() == number or bool(wanted.migrating(store.known(tried)))
 
 
 def take_back(host: Host, *releases: Release) -> bool:
@@ -292,11 +313,11 @@ def make_networks(host: Host, release: Release, plan: Plan) -> None:
         return
     stop_units(host, {unit for name in plan.networks for unit in release.units_on(name)})
     present = networks.look(host, plan.networks)
-    for name in plan.networks:
-        if name in present:
-            # Also what was on it only in an earlier release.
-            stop(host, [unit.removesuffix(".service") for unit in networks.units_on(host, name)])
-    networks.make(host, [release.networks[name] for name in plan.networks], present)
+    leaving = [*sorted(present), *networks.in_the_way(host, release.networks, plan.networks)]
+    for name in leaving:
+        # Also what was on it only in an earlier release.
+        stop(host, [unit.removesuffix(".service") for unit in networks.units_on(host, name)])
+    networks.make(host, [release.networks[name] for name in plan.networks], leaving)
 
 
 def watch(host: Host, release: Release, before: States) -> None:
@@ -321,7 +342,10 @@ def watch(host: Host, release: Release, before: States) -> None:
 def roll_back(host: Host, store: Store, tried: int, failed: Release) -> str:
     """Put back the release that the host boots; return what became of it."""
     number = store.current()
-    previous = store.load(number)
+    try:
+        previous = store.load(number)
+    except HostError as error:
+        return f"{error}\n{start_unknown(host, failed)}"
     if number is not None and number == tried:
         return f"Release {number} itself is the one that runs; run this again to bring it to its end."
     try:
@@ -345,6 +369,19 @@ def roll_back(host: Host, store: Store, tried: int, failed: Release) -> str:
     return f"Release {number} is back and healthy."
 
 
+def start_unknown(host: Host, failed: Release) -> str:
+    """Start what the host boots, of which nothing but its units is known; return what became of it."""
+    try:
+        stop_units(host, {unit.name for unit in failed.units})
+        problem = try_to_take_back(host, failed)
+        end_trial(host, failed)
+        if not problem:
+            host.run(["systemctl", "start", TARGET])
+    except (Exception, SystemExit) as error:
+        problem = str(error)
+    return f"What ran before could not be started: {problem}" if problem else "It was started as a boot does."
+
+
 def intruders(failed: Release, previous: Release) -> set[str]:
     """Return the units that only the failed release has, but for those that may be serving for others."""
     return {
@@ -365,7 +402,7 @@ def try_to_take_back(host: Host, *releases: Release) -> str:
 
 def tidy(host: Host, store: Store) -> None:
     """Remove what only releases had that are no longer kept: images, versions of secrets, the releases."""
-    releases = {number: store.load(number) for number in store.numbers()}
+    releases = store.releases()
     kept = [releases[number] for number in store.kept()]
     needed = {by_digest(image) for release in kept for image in release.images}
     all_images = {by_digest(image) for release in releases.values() for image in release.images}

@@ -23,7 +23,7 @@ from ansible_collections.memoryark.ops.plugins.module_utils.release import (
     SECRET_PREFIX,
     Release,
 )
-from ansible_collections.memoryark.ops.plugins.module_utils.store import TARGET, TRIAL, Store
+from ansible_collections.memoryark.ops.plugins.module_utils.store import AT_BOOT, TARGET, TRIAL, Store
 from ansible_collections.memoryark.ops.plugins.module_utils.transaction import (
     told_to_the_operator,
     trial_files,
@@ -252,7 +252,7 @@ def observe(host: Host, root: str) -> Found:
     listed = host.podman_json("volume", "ls", "--format=json")
     top = host.path(root)
     return Found(
-        releases=tuple(store.load(number) for number in store.numbers()),
+        releases=tuple(store.releases().values()),
         trial=tuple(trial_files(host)),
         tried=trial_units(host),
         containers=tuple(host.podman_json("ps", "--all", "--format=json")),
@@ -322,7 +322,7 @@ def remove(host: Host, root: str, removal: Removal, delete_data: bool) -> None:
     host.run(["systemctl", "daemon-reload"])
     if removal.units:
         # Failed units stay in systemd's lists, without a file. Those that did not fail make the command fail.
-        host.try_run(["systemctl", "reset-failed", *as_services(removal.units)])
+        host.try_run(["systemctl", "reset-failed", *as_services(removal.units), *AT_BOOT])
     for name in removal.networks:
         networks.remove(host, name)
     if removal.secrets:

@@ -6,9 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from ansible_collections.memoryark.ops.plugins.module_utils.host import UNIT_LABEL, Host, HostError
-
-PREFIX = "memoryark-"
+from ansible_collections.memoryark.ops.plugins.module_utils.host import PREFIX, UNIT_LABEL, Host, HostError
 
 
 def bring_up(host: Host, word: str, units: Collection[str]) -> None:

@@ -111,7 +111,7 @@ def keep(host: Host, wanted: list[dict[str, Any]], recreate: bool, check: bool) 
     if not check:
         if stopped:
             host.run(["systemctl", "stop", *stopped])
-        networks.make(host, [one for one in wanted if one["name"] in {*created, *recreated}], before)
+        networks.make(host, [one for one in wanted if one["name"] in {*created, *recreated}], recreated)
     return {
         "changed": bool(created or recreated),
         "created": created,

@@ -82,13 +82,13 @@ from ansible_collections.memoryark.ops.plugins.module_utils.transaction import t
 def look(host: Host, root: str) -> dict[str, Any]:
     """Return the module's result."""
     store = Store(host, root)
-    current = store.current()
+    current, kept = store.current(), store.releases()
     states = host.unit_states(store.load(current).names, "ActiveState", "SubState")
     return {
         "changed": False,
         "current": current,
         "releases": [
-            {"number": number, **store.origin(number), "images": sorted(store.load(number).images)}
+            {"number": number, **store.origin(number), "images": sorted(kept[number].images)}
             for number in store.proven()
         ],
         "units": {name: f"{state['ActiveState']} ({state['SubState']})" for name, state in states.items()},

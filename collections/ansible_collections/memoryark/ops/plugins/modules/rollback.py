@@ -50,6 +50,10 @@ release:
   description: Number of the release that the host boots.
   returned: success
   type: int
+to:
+  description: Number of the release that was, or in check mode would be, brought back.
+  returned: success
+  type: int
 plan:
   description: What was, or in check mode would be, done, as M(memoryark.ops.release) returns it.
   returned: success
@@ -71,6 +75,7 @@ def roll_back(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]
     number = choose(store.proven(), store.current(), params["to"])
     wanted = store.load(number)
     plan, result = survey(host, store, wanted)
+    result["to"] = number
     if missing := [*plan.images, *plan.secrets]:
         raise HostError(
             f"release {number} cannot run any more, the host lacks {', '.join(missing)}; "
@@ -89,7 +94,7 @@ def choose(proven: list[int], present: int | None, to: int | None) -> int:
     kept = ", ".join(str(number) for number in proven) or "none"
     if to is not None:
         if to not in proven:
-            raise HostError(f"there is no release {to} that was ever healthy; kept are: {kept}")
+            raise HostError(f"there is no release {to} that was ever healthy and is whole; kept are: {kept}")
         return to
     earlier = [number for number in proven if present is not None and number < present]
     if not earlier:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+from ansible_collections.memoryark.ops.plugins.module_utils.store import AT_BOOT
 from ansible_collections.memoryark.ops.plugins.plugin_utils.instances import (
     BLOCK,
     fixed_addresses,
@@ -60,6 +61,9 @@ def check_catalogue(
     """
     found: list[Problem] = []
     for service in catalogue.services.values():
+        if f"{service.unit}.service" in AT_BOOT:
+            what = f"the project has a unit {service.unit} of its own; give the service another name."
+            found.append(Problem(where("", f"services.{service.name}"), what))
         found += _check_service(service, catalogue, names, secrets, where)
     for what, key, identity in _UNIQUE:
         found += _check_unique(catalogue, what, key, identity, where)

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.memoryark.ops.plugins.module_utils.units import PREFIX, unit_name
+from ansible_collections.memoryark.ops.plugins.module_utils.host import PREFIX
+from ansible_collections.memoryark.ops.plugins.module_utils.units import unit_name
 from ansible_collections.memoryark.ops.plugins.plugin_utils.merge import extra_hosts, keyed, named
 from ansible_collections.memoryark.ops.plugins.plugin_utils.quantities import (
     parse_cpus,

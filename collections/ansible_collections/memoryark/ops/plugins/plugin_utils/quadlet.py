@@ -12,9 +12,14 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
-from ansible_collections.memoryark.ops.plugins.module_utils import databases
-from ansible_collections.memoryark.ops.plugins.module_utils.store import LIVE, TARGET, TRIAL
-from ansible_collections.memoryark.ops.plugins.module_utils.units import PREFIX
+from ansible_collections.memoryark.ops.plugins.module_utils import databases, networks
+from ansible_collections.memoryark.ops.plugins.module_utils.host import PREFIX
+from ansible_collections.memoryark.ops.plugins.module_utils.store import (
+    LIVE,
+    PRESENT_MANIFEST,
+    TARGET,
+    TRIAL,
+)
 from ansible_collections.memoryark.ops.plugins.plugin_utils.instances import Instance, instances, steady
 from ansible_collections.memoryark.ops.plugins.plugin_utils.model import (
     Catalogue,
@@ -365,7 +370,7 @@ def render_units(catalogue: Catalogue, root: str) -> tuple[dict[str, str], dict[
         for instance in instances(service, catalogue)
     }
     reserved = sum(service.reserved_memory * service.replicas for service in catalogue.services.values())
-    target: Section = [("Description", "MemoryArk: all of its containers")]
+    target: Section = [("Description", "MemoryArk: all of its containers"), ("Wants", networks.UNIT)]
     # A container's MemoryLow only counts up to what the slice above it has.
     memory: Section = [("MemoryLow", str(reserved))]
     # At boot only: while a release is being tried, systemd has the target from /run.
@@ -376,8 +381,25 @@ def render_units(catalogue: Catalogue, root: str) -> tuple[dict[str, str], dict[
         ("RequiresMountsFor", root),
     ]
     program: Section = [("Type", "oneshot"), ("ExecStart", f"/usr/bin/python3 {databases.PROGRAM}")]
+    # The order is told here and not in the containers' units: when a network cannot be made, those that need
+    # it not start all the same.
+    keeping: Section = [
+        ("Description", "MemoryArk: networks as the present release has them"),
+        ("ConditionPathExists", f"!{TRIAL}/{TARGET}"),
+        ("RequiresMountsFor", "/var/lib/containers"),
+        *(("Before", name.replace(".container", ".service")) for name in sorted(quadlets)),
+    ]
+    # -S: nothing that is installed for Python on the host. -B: no compiled file, which a power cut may tear.
+    keeper: Section = [
+        ("Type", "oneshot"),
+        ("Environment", f"PYTHONPATH={networks.PACKAGES}"),
+        # Containers wait for it, but not for ever.
+        ("TimeoutStartSec", "5min"),
+        ("ExecStart", f"/usr/bin/python3 -B -S -m {networks.__name__} {PRESENT_MANIFEST}"),
+    ]
     return quadlets, {
         databases.UNIT: unit_text({"Unit": recovery, "Service": program}),
+        networks.UNIT: unit_text({"Unit": keeping, "Service": keeper}),
         TARGET: unit_text({"Unit": target, "Install": [("WantedBy", "multi-user.target")]}),
         SLICE: unit_text({"Unit": [("Description", "MemoryArk containers")], "Slice": memory}),
     }
