@@ -8,12 +8,15 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.memoryark.ops.plugins.module_utils import databases, networks
+from ansible_collections.memoryark.ops.plugins.module_utils import rolling as rolling_module
 from ansible_collections.memoryark.ops.plugins.module_utils.host import HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.store import PRESENT_MANIFEST, Store
 from ansible_collections.memoryark.ops.plugins.modules.release import deploy
@@ -141,6 +144,7 @@ def _disk_without_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Thousands of small files need not be on a real disk here."""
     monkeypatch.setattr(os, "fsync", lambda _handle: None)
     monkeypatch.setattr(os, "sync", lambda: None)
+    monkeypatch.setattr(rolling_module, "QUIET_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -264,21 +268,25 @@ def served(machine: Machine) -> set[str]:
 
 
 @pytest.fixture
-def rolling(tmp_path: Path, request: pytest.FixtureRequest) -> Machine:
+def rolling(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Machine]:
     """A host with ``aw`` behind a proxy that is never let down."""
     made = Machine(tmp_path)
+    wrongs = []
     old = release(text=proxied(request.param), more=request.param, **OLD, aw="aw1")
     deploy(made.host(), old, check=False)
 
     def watch(words: list[str]) -> None:
         asked = served(made)
-        assert asked & set(made.containers), "nobody is there for the requests"
+        if not asked & set(made.containers):
+            wrongs.append(f"nobody is there for the requests at {words}")
         if words[:2] in (["systemctl", "restart"], ["systemctl", "stop"]):
             stopped = {word.removesuffix(".service") for word in words[2:]} & set(made.containers)
-            assert not stopped & asked, f"{words} while requests go there"
+            if stopped & asked:
+                wrongs.append(f"{words} while requests go there")
 
     made.watch = watch
-    return made
+    yield made
+    assert wrongs == []
 
 
 def of_worker(machine: Machine) -> dict[str, str]:
@@ -357,6 +365,68 @@ def test_replicas_come_and_go_without_a_gap(rolling: Machine) -> None:
     assert served(rolling) == {"memoryark-aw", "memoryark-aw-2", "memoryark-aw-3"}
     one = deploy(rolling.host(), release(text=proxied(), **OLD, aw="aw1"), check=False)
     assert (one["plan"]["retire"], one["plan"]["remove"]) == (["memoryark-aw-2", "memoryark-aw-3"], [])
+    assert of_worker(rolling) == {"aw": "aw1"}
+    assert served(rolling) == {"memoryark-aw"}
+
+
+@pytest.mark.parametrize("rolling", ["next", "2 3 next", "2 3"], indirect=True)
+@pytest.mark.parametrize("how", ["broken", "fragile"])
+def test_what_was_rolled_rolls_back_when_a_later_service_fails(
+    rolling: Machine, how: str, request: pytest.FixtureRequest
+) -> None:
+    before, more = of_worker(rolling), request.node.callspec.params["rolling"]
+    getattr(rolling, how).add("r.test/c2@sha256:0")
+    new = release(text=proxied(more), more=more, **{**OLD, "c": "c2"}, aw="aw2")
+    with pytest.raises(HostError, match="Release 1 is back and healthy"):
+        deploy(rolling.host(), new, check=False)
+    assert of_worker(rolling) == before
+    assert served(rolling) == {f"memoryark-{name}" for name in before}
+
+
+@pytest.mark.parametrize("rolling", ["next"], indirect=True)
+def test_a_container_that_stands_in_is_watched_before_others_follow(rolling: Machine) -> None:
+    rolling.fragile.add("r.test/aw2@sha256:0")
+    with pytest.raises(
+        HostError, match=r"memoryark-aw-next became healthy and failed(.|\n)*Release 1 is back"
+    ):
+        deploy(rolling.host(), release(text=proxied(), **OLD, aw="aw2"), check=False)
+    assert rolling.starts["memoryark-aw"] == 1
+
+
+@pytest.mark.parametrize("rolling", ["next"], indirect=True)
+def test_a_release_goes_back_after_a_roll_without_a_gap(rolling: Machine) -> None:
+    deploy(rolling.host(), release(text=proxied("2 next"), more="2 next", **OLD, aw="aw2"), check=False)
+    assert roll_back(rolling.host(), back(), check=False)["plan"]["roll"] == ["memoryark-aw"]
+    assert of_worker(rolling) == {"aw": "aw1"}
+
+
+@pytest.mark.parametrize("rolling", ["next"], indirect=True)
+@pytest.mark.parametrize("step", range(40, 120, 4))
+def test_a_killed_change_is_taken_back_without_a_gap(rolling: Machine, step: int) -> None:
+    rolling.power = step
+    with suppress(PowerCutError):
+        deploy(rolling.host(), release(text=proxied("2 next"), more="2 next", **OLD, aw="aw2"), check=False)
+    rolling.power = -1
+    deploy(rolling.host(), release(text=proxied(), **OLD, aw="aw1"), check=False)
+    assert of_worker(rolling) == {"aw": "aw1"}
+    assert served(rolling) == {"memoryark-aw"}
+
+
+@pytest.mark.parametrize("rolling", ["next"], indirect=True)
+def test_a_proxy_that_does_not_reload_fails_the_release_and_the_old_one_serves(rolling: Machine) -> None:
+    reloads = 0
+    reload = rolling.systemctl_reload
+
+    def sometimes(names: list[str], *more: Any) -> tuple[int, str, str] | None:
+        nonlocal reloads
+        reloads += 1
+        return (1, "", "no reload") if reloads == 2 else reload(names, *more)
+
+    rolling.systemctl_reload = sometimes  # type: ignore[assignment, method-assign]
+    with pytest.raises(
+        HostError, match=r"b did not take its configuration(.|\n)*Release 1 is back and healthy"
+    ):
+        deploy(rolling.host(), release(text=proxied(), **OLD, aw="aw2"), check=False)
     assert of_worker(rolling) == {"aw": "aw1"}
     assert served(rolling) == {"memoryark-aw"}
 

@@ -17,6 +17,7 @@ Runner = Callable[..., tuple[int, str, str]]
 
 QUADLET_GENERATOR = "/usr/libexec/podman/quadlet"
 UNIT_LABEL = "PODMAN_SYSTEMD_UNIT"
+_RUNS = {"active", "reloading"}
 # What the names of all our units with a container begin with.
 PREFIX = "memoryark-"
 # On networks and volumes that this project made.
@@ -160,9 +161,9 @@ class Host:
         return {block["Id"].removesuffix(".service"): block for block in blocks if "Id" in block}
 
     def active_units(self, units: Iterable[str]) -> frozenset[str]:
-        """Return those of ``units`` (names without ``.service``) that systemd counts as active."""
+        """Return those of ``units`` (names without ``.service``) that run."""
         states = self.unit_states(units, "ActiveState")
-        return frozenset(name for name, state in states.items() if state["ActiveState"] == "active")
+        return frozenset(name for name, state in states.items() if state["ActiveState"] in _RUNS)
 
     def journal(self, unit: str, lines: int = 30) -> str:
         """Return the last ``lines`` of a unit's journal since its last start."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from ansible_collections.memoryark.ops.plugins.module_utils.diff import difference
 from ansible_collections.memoryark.ops.plugins.module_utils.images import way
 from ansible_collections.memoryark.ops.plugins.module_utils.networks import Settings, settings
-from ansible_collections.memoryark.ops.plugins.module_utils.release import Release, Unit
+from ansible_collections.memoryark.ops.plugins.module_utils.release import SURGE, Release, Unit
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,10 @@ class Found:
     ``links`` are paths of links that should lead a boot to it and do not, and of programs that a boot needs.
     ``fingerprints`` are those of containers, by unit; ``trial`` names units of a run that did not end.
     ``live`` are the configuration files under running containers, by service and path; ``pending`` names
-    services that were not told of theirs yet. ``tried`` is a release that has just failed.
+    services that were not told of theirs yet.
     """
 
     release: Release = field(default_factory=Release)
-    tried: Release = field(default_factory=Release)
     damaged: frozenset[str] = frozenset()
     links: frozenset[str] = frozenset()
     fingerprints: Mapping[str, str] = field(default_factory=dict)
@@ -137,7 +136,8 @@ def make_plan(wanted: Release, found: Found) -> Plan:
             reload.append(unit.name)
     touched = {*create, *restart, *roll, *reload, *start}
     leaving = {name for name in present - wanted.names if not is_idle_surge(name, wanted, found)}
-    replaced = {name for name in leaving if is_replaced(name, wanted, found)}
+    # Others of the service serve on when it leaves, so it may stop last.
+    replaced = {name for name in leaving if wanted.first_of(name)}
     levels = [
         tuple(unit.name for unit in wanted.units if unit.level == level and unit.name in touched)
         for level in sorted({unit.level for unit in wanted.units})
@@ -168,32 +168,33 @@ def make_plan(wanted: Release, found: Found) -> Plan:
 
 
 def can_roll(unit: Unit, wanted: Release, found: Found) -> bool:
-    """Whether others of its service can serve while a unit is changed."""
-    others = (other for other in wanted.of(unit.service) if other.name != unit.name)
+    """Whether others of its service can serve while a unit is changed.
+
+    A proxy knows those of the present release, at the addresses and ports that they have in it.
+    """
+    known = {one.name: one for one in found.release.units}
+    before = known.get(unit.name)
+    others = (other for other in wanted.of(unit.service) if other.name in known and other.name != unit.name)
     return (
-        unit.rolling
+        before is not None
+        and before.rolling
+        and unit.rolling
         and unit.name in found.active
+        and addresses(before) == addresses(unit)
+        and set(before.ports) <= set(unit.ports)
         and any(other.surge or other.name in found.active for other in others)
     )
 
 
+def addresses(unit: Unit) -> list[str]:
+    """Return the networks of a unit with its fixed addresses on them."""
+    return [line for line in unit.text.splitlines() if line.startswith("Network=")]
+
+
 def is_idle_surge(name: str, wanted: Release, found: Found) -> bool:
     """Whether a unit that runs only during a change does not run."""
-    surges = {unit.name for unit in known_units(wanted, found) if unit.surge}
-    return name in surges and name not in {*found.fingerprints, *found.active}
-
-
-def is_replaced(name: str, wanted: Release, found: Found) -> bool:
-    """Whether others of its service serve on when a unit leaves, so that it may stop last."""
-    services = {unit.service for unit in wanted.units if unit.rolling}
-    return any(
-        unit.name == name and unit.rolling and unit.service in services for unit in known_units(wanted, found)
-    )
-
-
-def known_units(wanted: Release, found: Found) -> tuple[Unit, ...]:
-    """Return the units of all releases that the host may run something of."""
-    return (*wanted.units, *found.release.units, *found.tried.units)
+    running = {*found.fingerprints, *found.active}
+    return name.endswith(SURGE) and name not in running and wanted.first_of(name) is not None
 
 
 def needs_reload(unit: Unit, wanted: Release, found: Found) -> bool:

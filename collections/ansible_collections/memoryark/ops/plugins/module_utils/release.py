@@ -16,6 +16,9 @@ FINGERPRINT_LABEL = "io.memoryark.fingerprint"
 SECRET_PREFIX = "memoryark-"  # noqa: S105 - the prefix of secrets' names
 _SECRET = re.compile(r"\{secret:([A-Za-z0-9_.-]+)\}")
 _CONFIG = "{config}"
+# Names of the units of a service's containers but the first; SURGE is the end of the one that stands in.
+_FURTHER = re.compile(r"(.+)-(?:\d+|next)")
+SURGE = "-next"
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,11 @@ class Release:
     def of(self, service: str) -> list[Unit]:
         """Return the units of a service."""
         return [unit for unit in self.units if unit.service == service]
+
+    def first_of(self, name: str) -> Unit | None:
+        """Return the unit of a rolling service of which ``name`` is, or was, a further container."""
+        found = _FURTHER.fullmatch(name)
+        return next((unit for unit in self.units if found and unit.name == found[1] and unit.rolling), None)
 
     def units_on(self, network: str) -> set[str]:
         """Return the names of the units that are on a network."""

@@ -11,15 +11,25 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
 from ansible_collections.memoryark.ops.plugins.module_utils.host import UNIT_LABEL, Host
 from ansible_collections.memoryark.ops.plugins.module_utils.release import Release, Unit
 from ansible_collections.memoryark.ops.plugins.module_utils.store import LIVE, PENDING
-from ansible_collections.memoryark.ops.plugins.module_utils.units import bring_up, stop, unit_name
+from ansible_collections.memoryark.ops.plugins.module_utils.units import (
+    WATCHED,
+    bring_up,
+    stop,
+    unit_name,
+    watch,
+)
 
-_LINE = re.compile(r"^#?(?P<text>\s+\S.*# instance (?P<unit>\S+))$", re.MULTILINE)
+_LINE = re.compile(r"^#?(?P<text>[ \t]+\S.*# instance (?P<unit>\S+))$", re.MULTILINE)
 _POLL = 0.2
+# A proxy may have taken a request that it has not passed on yet, such as one of which half has arrived.
+QUIET_SECONDS = 3.0
 # State of a connection in /proc/net/tcp (include/net/tcp_states.h of Linux).
 _ESTABLISHED = "01"
 
@@ -43,7 +53,7 @@ def _roll_service(host: Host, units: Sequence[Unit], names: Collection[str]) -> 
         # A run that was interrupted left it, and requests may go to it.
         dismiss(host, surges, units, serving)
     if surges:
-        bring_up(host, "start", [unit.name for unit in surges])
+        renew(host, "start", surges)
     for number, batch in enumerate(batches(changed, changed[0].parallelism)):
         if number:
             # Compose's own meaning of delay: a pause between containers.
@@ -51,8 +61,15 @@ def _roll_service(host: Host, units: Sequence[Unit], names: Collection[str]) -> 
         others = [unit for unit in serving if unit not in batch]
         send_requests(host, units, [*others, *surges])
         drain(host, batch)
-        bring_up(host, "restart", [unit.name for unit in batch])
+        renew(host, "restart", batch)
     dismiss(host, surges, units, serving)
+
+
+def renew(host: Host, word: str, units: Sequence[Unit]) -> None:
+    """Start containers, and see that they stay healthy: the next step trusts them."""
+    names = [unit.name for unit in units]
+    bring_up(host, word, names)
+    watch(host, host.unit_states(names, *WATCHED), max(unit.monitor for unit in units))
 
 
 def dismiss(host: Host, surges: Sequence[Unit], units: Sequence[Unit], serving: Sequence[Unit]) -> None:
@@ -72,7 +89,8 @@ def batches(units: Sequence[Unit], size: int) -> Iterator[Sequence[Unit]]:
 def retire(host: Host, release: Release, names: Iterable[str]) -> None:
     """Stop units that no proxy sends requests to any more."""
     for name in names:
-        drain(host, [unit for unit in release.units if unit.name == name])
+        if first := release.first_of(name):
+            drain(host, [replace(first, name=name)])
         stop(host, [name])
 
 
@@ -113,12 +131,22 @@ def sent_to(text: str, units: Collection[str], serving: Collection[str]) -> str:
 
 
 def drain(host: Host, units: Iterable[Unit]) -> None:
-    """Wait until nobody is connected to the units' ports, or their time for that is over."""
+    """Wait until nobody has been connected to the units' ports for a while, or their time is over."""
     for unit in units:
-        deadline = time.monotonic() + unit.grace
         process = main_process(host, unit.name)
-        while process and connected(host, process, unit.ports) and time.monotonic() < deadline:
-            time.sleep(_POLL)
+        if process and unit.ports:
+            wait_until_quiet(partial(connected, host, process, unit.ports), unit.grace)
+
+
+def wait_until_quiet(busy: Callable[[], bool], patience: float) -> None:
+    """Return when ``busy`` was false for ``QUIET_SECONDS`` in a row, or after ``patience`` seconds."""
+    begun = last = time.monotonic()
+    while (now := time.monotonic()) - begun < patience:
+        if busy():
+            last = now
+        elif now - last >= QUIET_SECONDS:
+            return
+        time.sleep(_POLL)
 
 
 def main_process(host: Host, name: str) -> str:

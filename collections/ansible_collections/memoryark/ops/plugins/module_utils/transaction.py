@@ -13,10 +13,8 @@ import inspect
 import os
 import sqlite3
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +41,14 @@ from ansible_collections.memoryark.ops.plugins.module_utils.release import (
 )
 from ansible_collections.memoryark.ops.plugins.module_utils.store import AT_BOOT, TARGET, TRIAL, Store
 from ansible_collections.memoryark.ops.plugins.module_utils.units import (
+    WATCHED,
+    States,
     as_services,
     bring_up,
-    logs,
     stop,
     stop_units,
+    watch,
 )
-
-States = dict[str, dict[str, str]]
-"""Properties by unit, as systemctl shows them."""
-
-_POLL = 1.0
 
 
 def observe(host: Host, store: Store, wanted: Release) -> Found:
@@ -140,7 +135,7 @@ def switch(
         if is_other_migration(host, store, number, wanted) and take_back(host, wanted):
             plan = make_plan(wanted, observe(host, store, wanted))
         started = perform(host, store, number, wanted, plan, to_the_end=store.current() == number)
-        watch(host, wanted, started)
+        watch(host, started, monitor_seconds(wanted, started))
         databases.hand_over(host.path(databases.TRIAL), number)
         store.commit(number, wanted, origin)
     except (Exception, SystemExit) as error:
@@ -294,13 +289,14 @@ def perform(
             for word, units in plan.jobs(level).items():
                 bring_up(host, word, units)
             rolling.roll(host, release, [name for name in level if name in plan.roll])
-        except HostError as error:
+        except Exception as error:
+            # Whatever it was, a bug in here included: it must not keep the other levels from coming back.
             errors.append(str(error))
             if not to_the_end:
                 break
         else:
             store.told(release, level)
-            started |= host.unit_states(level, "ActiveState", "InvocationID")
+            started |= host.unit_states(level, *WATCHED)
     if errors:
         raise HostError("\n".join(errors))
     rolling.retire(host, release, plan.retire)
@@ -320,23 +316,9 @@ def make_networks(host: Host, release: Release, plan: Plan) -> None:
     networks.make(host, [release.networks[name] for name in plan.networks], leaving)
 
 
-def watch(host: Host, release: Release, before: States) -> None:
-    """Raise HostError if one of the units that were changed fails or is started again too soon."""
-    names = sorted(before)
-    if not names:
-        return
-    seconds = max(unit.monitor for unit in release.units if unit.name in before)
-    deadline = time.monotonic() + seconds
-    while True:
-        now = host.unit_states(names, "ActiveState", "InvocationID")
-        failed = [name for name in names if now[name] != before[name] or now[name]["ActiveState"] != "active"]
-        if failed:
-            raise HostError(
-                f"{', '.join(failed)} became healthy and failed within {seconds:g} s\n{logs(host, failed)}"
-            )
-        if time.monotonic() >= deadline:
-            return
-        time.sleep(min(_POLL, seconds))
+def monitor_seconds(release: Release, names: Iterable[str]) -> float:
+    """Return for how long units must stay healthy before the release counts."""
+    return max((unit.monitor for unit in release.units if unit.name in set(names)), default=0.0)
 
 
 def roll_back(host: Host, store: Store, tried: int, failed: Release) -> str:
@@ -354,11 +336,11 @@ def roll_back(host: Host, store: Store, tried: int, failed: Release) -> str:
         stop(host, intruders(failed, previous))
         problem = try_to_take_back(host, previous, failed)
         end_trial(host, failed)
-        plan = make_plan(previous, replace(observe(host, store, previous), tried=failed))
+        plan = make_plan(previous, observe(host, store, previous))
         if problem:
             plan = plan.without({unit.name for unit in previous.units if unit.databases})
         # What the failed release gave to others, a port or a name, must be free before its owner starts.
-        stop_units(host, plan.touched)
+        stop_units(host, plan.touched - {*plan.roll})
         perform(host, store, number, previous, plan, to_the_end=True)
     except (Exception, SystemExit) as error:
         return f"Release {number} could not be put back: {error}"

@@ -4,9 +4,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable
 
 from ansible_collections.memoryark.ops.plugins.module_utils.host import PREFIX, UNIT_LABEL, Host, HostError
+
+States = dict[str, dict[str, str]]
+"""Properties by unit, as systemctl shows them."""
+WATCHED = ("ActiveState", "InvocationID")
+
+_POLL = 1.0
 
 
 def bring_up(host: Host, word: str, units: Collection[str]) -> None:
@@ -37,6 +44,27 @@ def stop_units(host: Host, units: Iterable[str]) -> None:
     ]
     if known:
         host.run(["systemctl", "stop", *as_services(known)])
+
+
+def watch(host: Host, before: States, seconds: float) -> None:
+    """Raise HostError if one of the units, which are healthy, fails or is started again within ``seconds``.
+
+    ``before`` has their ``WATCHED`` properties from when they had become healthy.
+    """
+    names = sorted(before)
+    if not names:
+        return
+    deadline = time.monotonic() + seconds
+    while True:
+        now = host.unit_states(names, *WATCHED)
+        failed = [name for name in names if now[name] != before[name] or now[name]["ActiveState"] != "active"]
+        if failed:
+            raise HostError(
+                f"{', '.join(failed)} became healthy and failed within {seconds:g} s\n{logs(host, failed)}"
+            )
+        if time.monotonic() >= deadline:
+            return
+        time.sleep(min(_POLL, seconds))
 
 
 def unit_name(service: str) -> str:
