@@ -22,7 +22,8 @@ ROUTE = {"routes": [{"host": "h.test", "path": "/", "port": 3000}]}
 def rolling(replicas: int = 1, order: str = "start-first", id_range: int = 2, **keys: Any) -> dict[str, Any]:
     """A service that serves on while it is changed."""
     deploy = {"replicas": replicas, "update_config": {"order": order}}
-    return smallest(deploy=deploy, **{"x-memoryark": {"id_range": id_range, **ROUTE}}, **keys)
+    extension = {"id_range": id_range, **ROUTE, **keys.pop("extension", {})}
+    return smallest(deploy=deploy, **{"x-memoryark": extension}, **keys)
 
 
 def catalogue(**services: dict[str, Any]) -> Catalogue:
@@ -31,7 +32,9 @@ def catalogue(**services: dict[str, Any]) -> Catalogue:
 
 def with_range(ip_range: str, services: dict[str, Any]) -> Catalogue:
     """The services and a proxy, on a network with a range for containers without an address of their own."""
-    found = sources({"proxy": smallest(volumes=["./proxy/config:/etc/proxy:ro"]), **services})
+    live = {"config": {"reload_signal": "SIGHUP"}}
+    proxy = smallest(volumes=["./proxy/config:/etc/proxy:ro"], **{"x-memoryark": live})
+    found = sources({"proxy": proxy, **services})
     found.documents[0].tree["networks"]["front"]["ipam"]["config"][0]["ip_range"] = ip_range
     return build_catalogue(found)
 
@@ -137,12 +140,22 @@ ORDER, REPLICAS = "deploy.update_config.order", "deploy.replicas"
             rolling(networks={"front": {"ipv4_address": "10.1.0.9"}}),
             f"{ORDER}: is not possible: only one container at a time can have its addresses",
         ),
-        (rolling(8), f"{REPLICAS}: needs 9 addresses after the ip_range of a network, there are 8"),
         (
             rolling(7, id_range=16),
-            f"{REPLICAS}: needs 8 addresses after the ip_range of a network, there are 7",
+            f"{REPLICAS}: needs 8 addresses after the ip_range of network front, where there are 7",
         ),
-        (rolling(id_range=17), f"{ORDER}: needs 2 addresses after the ip_range of a network, there are 0"),
+        (
+            rolling(id_range=17),
+            f"{ORDER}: needs 2 addresses after the ip_range of network front, where there are 0",
+        ),
+        (
+            rolling(volumes=["photos:/p"]),
+            f"{ORDER}: is not possible: two containers would write to volume photos",
+        ),
+        (
+            rolling(volumes=["photos:/p"], extension={"databases": ["photos:a.db"]}),
+            f"{ORDER}: is not possible: only one container at a time can have its databases",
+        ),
     ],
 )
 def test_what_cannot_be_rolled(service: dict[str, Any], message: str) -> None:

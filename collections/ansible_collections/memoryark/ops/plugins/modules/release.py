@@ -198,6 +198,13 @@ tags:
   description: The digests for which image references with a tag stand in this release.
   returned: success
   type: dict
+downtime:
+  description:
+    - What each unit of the plan costs its users.
+    - C(none); C(seconds), until it is healthy again; C(backup), the same with a copy of its databases first;
+      C(removed), for good.
+  returned: success
+  type: dict
 plan:
   description: What was, or in check mode would be, done.
   returned: success
@@ -240,7 +247,7 @@ plan:
       type: list
       elements: str
     roll:
-      description: Such units of services that serve on meanwhile.
+      description: Changed units of services that serve on while these are changed, one after the other.
       type: list
       elements: str
     reload:
@@ -260,7 +267,7 @@ plan:
       type: list
       elements: str
     retire:
-      description: Such units of services that stay. They stop when the others have taken over.
+      description: Units that are no longer in the release, of services that are. They stop last.
       type: list
       elements: str
 """

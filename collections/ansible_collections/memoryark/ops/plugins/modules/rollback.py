@@ -54,6 +54,13 @@ to:
   description: Number of the release that was, or in check mode would be, brought back.
   returned: success
   type: int
+downtime:
+  description:
+    - What each unit of the plan costs its users.
+    - C(none); C(seconds), until it is healthy again; C(backup), the same with a copy of its databases first;
+      C(removed), for good.
+  returned: success
+  type: dict
 plan:
   description: What was, or in check mode would be, done, as M(memoryark.ops.release) returns it.
   returned: success

@@ -147,18 +147,32 @@ def _check_rolling(
     }
     for what in (what for what, claimed in alone.items() if claimed):
         yield problem(path, f"is not possible: only one container at a time can have its {what}")
-    if not service.routes:
-        return
-    attached = [
-        catalogue.networks[one.network] for one in service.networks if one.network in catalogue.networks
-    ]
-    room = max((len(fixed_addresses(service, network)) for network in attached), default=0)
-    if room <= service.replicas:
-        yield problem(
-            path,
-            f"needs {service.replicas + 1} addresses after the ip_range of a network, there are {room}; each "
-            f"id_range has {BLOCK}: give the network an ip_range, or a larger subnet after it",
-        )
+    for mount in service.mounts:
+        volume = catalogue.volumes.get(mount.source)
+        if volume and not mount.read_only and not volume.shared:
+            yield problem(
+                path,
+                f"is not possible: two containers would write to volume {mount.source}; "
+                "declare it with x-memoryark.shared if the program can bear that",
+            )
+    if service.routes:
+        yield from _check_room(service, catalogue, lambda what: problem(path, what))
+
+
+def _check_room(
+    service: Service, catalogue: Catalogue, problem: Callable[[str], Problem]
+) -> Iterator[Problem]:
+    """Wherever a proxy can meet a rolling service, each of its containers has an address that stays."""
+    proxies = [other for other in catalogue.services.values() if other.config.live and other != service]
+    met = {attached.network for proxy in proxies for attached in proxy.networks} & set(catalogue.networks)
+    for key in (attached.network for attached in service.networks if attached.network in met):
+        room = len(fixed_addresses(service, catalogue.networks[key]))
+        if room <= service.replicas:
+            yield problem(
+                f"needs {service.replicas + 1} addresses after the ip_range of network {key}, where there "
+                f"are {room}; each id_range has {BLOCK}: give the network an ip_range with more room after it, "
+                "or the service a smaller id_range"
+            )
 
 
 def _check_hardening(service: Service, problem: Callable[[str, str], Problem]) -> Iterator[Problem]:

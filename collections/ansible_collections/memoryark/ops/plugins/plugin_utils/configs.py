@@ -39,13 +39,19 @@ def routes_by_host(catalogue: Catalogue) -> dict[str, list[tuple[Service, Route]
     }
 
 
+def longest_timeout(catalogue: Catalogue) -> float:
+    """Return the seconds that the slowest request of a route may take, WebSockets aside."""
+    routes = (route for service in catalogue.services.values() for route in service.routes)
+    return max((route.timeout for route in routes if not route.websocket), default=60.0)
+
+
 def render_configs(
     stack: Path, catalogue: Catalogue, variables: Mapping[str, str]
 ) -> dict[str, dict[str, str]]:
     """Return file texts by service and path below its ``config`` folder.
 
-    Templates see ``catalogue``, ``service``, ``routes_by_host``, ``name_server``, ``variables``, and what
-    ``instances`` has of ``upstreams``, ``meeting_point`` and ``steady``.
+    Templates see ``catalogue``, ``service``, ``routes_by_host``, ``name_server``, ``longest_timeout``,
+    ``variables``, and what ``instances`` has of ``upstreams``, ``meeting_point`` and ``steady``.
     Raises ProblemsError for templates that do not render.
     """
     environment = jinja2.Environment(
@@ -61,6 +67,7 @@ def render_configs(
         "variables": variables,
         "routes_by_host": routes_by_host(catalogue),
         "name_server": name_server,
+        "longest_timeout": longest_timeout,
         "upstreams": upstreams,
         "meeting_point": meeting_point,
         "steady": steady,

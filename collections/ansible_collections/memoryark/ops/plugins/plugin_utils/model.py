@@ -42,7 +42,10 @@ class Network:
 
 @dataclass(frozen=True)
 class Volume:
-    """A place for data: a directory below the root, or a volume that Podman keeps if there is none."""
+    """A place for data: a directory below the root, or a volume that Podman keeps if there is none.
+
+    Several containers may write to one that is ``shared``.
+    """
 
     key: str
     name: str
@@ -51,6 +54,7 @@ class Volume:
     group: int = 0
     mode: str = "0750"
     synchronous: bool = False
+    shared: bool = False
 
 
 @dataclass(frozen=True)
