@@ -170,8 +170,8 @@ def _check_room(
         if room <= service.replicas:
             yield problem(
                 f"needs {service.replicas + 1} addresses after the ip_range of network {key}, where there "
-                f"are {room}; each id_range has {BLOCK}: give the network an ip_range with more room after it, "
-                "or the service a smaller id_range"
+                f"are {room}; each id_range has {BLOCK}: give the network an ip_range with more room after "
+                "it, or the service a smaller id_range"
             )
 
 
