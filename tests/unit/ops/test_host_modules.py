@@ -13,6 +13,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from ansible_collections.memoryark.ops.plugins.module_utils import sockets
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.registry import check_image, manifest_url
 from ansible_collections.memoryark.ops.plugins.modules import files, host_check, networks, volumes
@@ -235,7 +236,7 @@ def test_listening_ports_are_read_from_the_kernels_table() -> None:
         "   0: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1\n"
         "   1: 0100007F:1F90 0100007F:0050 01 00000000:00000000 00:00000000 00000000     0        0 4712 1\n"
     )
-    assert host_check.listeners(table) == {80: "4711"}
+    assert sockets.local_ports(table, sockets.LISTENING) == {80: "4711"}
 
 
 def test_a_port_in_use_names_the_program() -> None:

@@ -15,7 +15,7 @@ UNIT = Unit("memoryark-a", "a", "i", 0, "", "", rolling=True, ports=(3000,), gra
 
 
 def row(port: int, state: str, address: str = "0100007F") -> str:
-    return f"   0: {address}:{port:04X} 0200007F:D431 {state} 00000000:00000000 00:00000000 00000000     0\n"
+    return f"   0: {address}:{port:04X} 0200007F:D431 {state} 00000000:00000000 00:00000000 00000000     0        0 4711\n"
 
 
 @pytest.mark.parametrize(

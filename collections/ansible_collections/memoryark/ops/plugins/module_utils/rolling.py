@@ -17,6 +17,7 @@ from functools import partial
 
 from ansible_collections.memoryark.ops.plugins.module_utils.host import UNIT_LABEL, Host
 from ansible_collections.memoryark.ops.plugins.module_utils.release import Release, Unit
+from ansible_collections.memoryark.ops.plugins.module_utils.sockets import ESTABLISHED, TABLES, local_ports
 from ansible_collections.memoryark.ops.plugins.module_utils.store import LIVE, PENDING
 from ansible_collections.memoryark.ops.plugins.module_utils.units import (
     WATCHED,
@@ -30,8 +31,6 @@ _LINE = re.compile(r"^#?(?P<text>[ \t]+\S.*# instance (?P<unit>\S+))$", re.MULTI
 _POLL = 0.2
 # A proxy may have taken a request that it has not passed on yet, such as one of which half has arrived.
 QUIET_SECONDS = 3.0
-# State of a connection in /proc/net/tcp (include/net/tcp_states.h of Linux).
-_ESTABLISHED = "01"
 
 
 def roll(host: Host, release: Release, names: Collection[str]) -> None:
@@ -157,11 +156,5 @@ def main_process(host: Host, name: str) -> str:
 
 def connected(host: Host, process: str, ports: Collection[int]) -> bool:
     """Whether a connection to one of the ports is open in the network namespace of a process."""
-    tables = (host.read(f"/proc/{process}/net/{kind}") or "" for kind in ("tcp", "tcp6"))
-    return any(port in ports for table in tables for port in established(table))
-
-
-def established(table: str) -> list[int]:
-    """Return the local ports of the connections in a table as in /proc/net/tcp."""
-    rows = (line.split() for line in table.splitlines()[1:])
-    return [int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == _ESTABLISHED]
+    tables = (host.read(f"/proc/{process}/net/{name}") or "" for name in TABLES)
+    return any(port in ports for table in tables for port in local_ports(table, ESTABLISHED))

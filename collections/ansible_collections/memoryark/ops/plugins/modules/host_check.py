@@ -107,12 +107,12 @@ from ansible_collections.memoryark.ops.plugins.module_utils.registry import (
     check_image,
     resolve_tag,
 )
+from ansible_collections.memoryark.ops.plugins.module_utils.sockets import LISTENING, TABLES, local_ports
 from ansible_collections.memoryark.ops.plugins.module_utils.store import Store
 
 PODMAN_FLOOR = (5, 4)
 # The kernel, systemd and the page cache need room beside the containers.
 MEMORY_FOR_THE_HOST = 256 * 2**20
-LISTENING = "0A"
 
 
 def os_problem(release: str) -> str:
@@ -157,12 +157,6 @@ def memory_bytes(meminfo: str) -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def listeners(table: str) -> dict[int, str]:
-    """Return the sockets that listen in a /proc/net/tcp table, as port to inode."""
-    rows = (line.split() for line in table.splitlines()[1:])
-    return {int(row[1].rpartition(":")[2], 16): row[9] for row in rows if row[3] == LISTENING}
-
-
 def socket_owner(inode: str) -> str:
     """Return the name of the program that has a socket open, empty if it is gone."""
     wanted = f"socket:[{inode}]"
@@ -178,8 +172,8 @@ def socket_owner(inode: str) -> str:
 def port_problems(host: Host, ports: list[int]) -> Iterator[tuple[str, str]]:
     """Yield the ports that something other than a container holds."""
     taken: dict[int, str] = {}
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        taken |= listeners(host.read(table) or "")
+    for table in TABLES:
+        taken |= local_ports(host.read(f"/proc/net/{table}") or "", LISTENING)
     for port in ports:
         owner = socket_owner(taken[port]) if port in taken else ""
         # conmon keeps the ports of running containers reserved.
