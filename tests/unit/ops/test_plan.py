@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from ansible_collections.memoryark.ops.plugins.module_utils.plan import Found, by_digest, make_plan
+from ansible_collections.memoryark.ops.plugins.module_utils.plan import (
+    Found,
+    Plan,
+    by_digest,
+    downtimes,
+    make_plan,
+)
 from ansible_collections.memoryark.ops.plugins.module_utils.release import (
     Release,
     Unit,
@@ -175,3 +182,100 @@ def test_fingerprints_do_not_confuse_boundaries() -> None:
 def test_the_container_carries_the_fingerprint() -> None:
     unit = label_unit("[Unit]\nX=[Container]\n\n[Container]\nImage=x\n", "f")
     assert unit == "[Unit]\nX=[Container]\n\n[Container]\nLabel=io.memoryark.fingerprint=f\nImage=x\n"
+
+
+def bot(number: str = "", **changes: Any) -> Unit:
+    """A container of a service that serves on while it is changed."""
+    plain = Unit(
+        f"memoryark-r{number}", "r", "r.test/r@sha256:1", 1, f"Network=n:ip=10.0.0.1{number}", f"f{number}"
+    )
+    return replace(plain, **{"rolling": True, "surge": number == "-next", "ports": (3000,), **changes})
+
+
+SURGE = [bot(), bot("-next")]
+TWO = [bot(), bot("-2")]
+ON_NETWORK = {
+    "n": {"name": "n", "interface": "n", "internal": False, "ipv6": False, "subnets": ["10.0.0.0/24"]}
+}
+
+
+def running(*units: Unit, old: bool = True, **changes: Any) -> Found:
+    """A host on which units run, with an older fingerprint."""
+    steady = [unit for unit in units if not unit.surge]
+    found = Found(
+        release=Release(units),
+        fingerprints={unit.name: "old" if old else unit.fingerprint for unit in steady},
+        active=frozenset(unit.name for unit in steady),
+        images=frozenset({"r.test/r@sha256:1"}),
+    )
+    return replace(found, **changes)
+
+
+@pytest.mark.parametrize(
+    ("units", "found", "expected"),
+    [
+        (SURGE, running(*SURGE), {"roll": ["memoryark-r"]}),
+        (TWO, running(*TWO), {"roll": ["memoryark-r", "memoryark-r-2"]}),
+        # Nobody else serves meanwhile.
+        (
+            TWO,
+            running(*TWO, active=frozenset({"memoryark-r"})),
+            {"restart": ["memoryark-r", "memoryark-r-2"]},
+        ),
+        (SURGE, running(*SURGE, active=frozenset()), {"restart": ["memoryark-r"]}),
+        # The proxy does not know of what would serve meanwhile, or knows it elsewhere.
+        (SURGE, running(bot()), {"restart": ["memoryark-r"]}),
+        (SURGE, running(bot(rolling=False), bot("-next")), {"restart": ["memoryark-r"]}),
+        (SURGE, running(bot(text="Network=n:ip=10.0.0.9"), bot("-next")), {"restart": ["memoryark-r"]}),
+        (SURGE, running(bot(ports=(3001,)), bot("-next")), {"restart": ["memoryark-r"]}),
+        ([bot(ports=(3000, 3001)), bot("-next")], running(*SURGE), {"roll": ["memoryark-r"]}),
+        # Left by a run that was interrupted.
+        (
+            SURGE,
+            running(*SURGE, old=False, active=frozenset({"memoryark-r", "memoryark-r-next"}), trial=frozenset({"memoryark-r-next"}), fingerprints={"memoryark-r": "f", "memoryark-r-next": "f"}),
+            {"retire": ["memoryark-r-next"], "repair": ["memoryark-r-next"]},
+        ),
+        (
+            SURGE,
+            running(*SURGE, old=False, trial=frozenset({"memoryark-r-next"})),
+            {"repair": ["memoryark-r-next"]},
+        ),
+        # More and fewer.
+        ([*TWO, bot("-next")], running(*SURGE, old=False), {"create": ["memoryark-r-2"]}),
+        (SURGE, running(*TWO, bot("-next"), old=False), {"retire": ["memoryark-r-2"]}),
+        ([A], running(*SURGE, old=False), {"create": ["memoryark-a"], "remove": ["memoryark-r"]}),
+    ],
+)  # fmt: skip
+def test_a_service_that_serves_on(units: list[Unit], found: Found, expected: dict[str, list[str]]) -> None:
+    plan = make_plan(Release(tuple(units)), found)
+    words = {"create", "restart", "roll", "start", "remove", "retire", "repair"}
+    shown = {name: names for name, names in plan.shown().items() if names and name in words}
+    assert shown == expected
+
+
+def test_a_network_that_is_made_anew_takes_all_of_a_service() -> None:
+    unit = bot(text="\nNetwork=n:ip=10.0.0.1")
+    wanted = Release((unit, bot("-next")), networks=ON_NETWORK)
+    found = running(unit, bot("-next"), old=False)
+    assert make_plan(wanted, found).restart == ("memoryark-r",)
+
+
+def test_what_a_plan_costs() -> None:
+    keeper = Unit("memoryark-k", "k", "i", 0, "", "", databases=("/d",))
+    plan = Plan(
+        create=("memoryark-a",),
+        restart=("memoryark-b", "memoryark-k"),
+        roll=("memoryark-r",),
+        reload=("memoryark-l",),
+        remove=("memoryark-g",),
+        retire=("memoryark-r-2",),
+    )
+    assert downtimes(Release((keeper,)), plan) == {
+        "memoryark-a": "none",
+        "memoryark-b": "seconds",
+        "memoryark-k": "backup",
+        "memoryark-r": "none",
+        "memoryark-l": "none",
+        "memoryark-g": "removed",
+        "memoryark-r-2": "none",
+    }

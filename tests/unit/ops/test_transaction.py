@@ -413,6 +413,22 @@ def test_a_killed_change_is_taken_back_without_a_gap(rolling: Machine, step: int
 
 
 @pytest.mark.parametrize("rolling", ["next"], indirect=True)
+def test_what_an_interrupted_change_left_stands_in_for_no_other_version(rolling: Machine) -> None:
+    step = 0
+    while "memoryark-aw-next" not in rolling.containers:
+        rolling.power = step = step + 1
+        with suppress(PowerCutError):
+            deploy(rolling.host(), release(text=proxied(), **OLD, aw="aw2"), check=False)
+        rolling.power = -1
+        assert of_worker(rolling).get("aw") == "aw1"
+    before = rolling.starts["memoryark-aw"]
+    rolling.broken.add("r.test/aw3@sha256:0")
+    with pytest.raises(HostError, match="memoryark-aw-next did not become healthy"):
+        deploy(rolling.host(), release(text=proxied(), **OLD, aw="aw3"), check=False)
+    assert (rolling.starts["memoryark-aw"], of_worker(rolling)) == (before, {"aw": "aw1"})
+
+
+@pytest.mark.parametrize("rolling", ["next"], indirect=True)
 def test_a_proxy_that_does_not_reload_fails_the_release_and_the_old_one_serves(rolling: Machine) -> None:
     reloads = 0
     reload = rolling.systemctl_reload
