@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from ansible_collections.memoryark.ops.plugins.module_utils.diff import difference
 from ansible_collections.memoryark.ops.plugins.module_utils.images import way
@@ -90,23 +90,7 @@ class Plan:
 
     def shown(self) -> dict[str, list[str]]:
         """Return the plan as a module returns it."""
-        names = (
-            "pull",
-            "load",
-            "build",
-            "secrets",
-            "networks",
-            "write",
-            "delete",
-            "create",
-            "restart",
-            "roll",
-            "reload",
-            "start",
-            "remove",
-            "retire",
-            "repair",
-        )
+        names = (one.name for one in fields(self) if one.name != "levels")
         return {name: list(getattr(self, name)) for name in names}
 
 

@@ -34,7 +34,7 @@ QUIET_SECONDS = 3.0
 
 
 def roll(host: Host, release: Release, names: Collection[str]) -> None:
-    """Change the units ``names``, which all run, to what they are in ``release``.
+    """Change the units ``names`` to what they are in ``release``, while others of their services serve.
 
     Raises HostError if a container does not become healthy; those that were not changed yet serve on.
     """

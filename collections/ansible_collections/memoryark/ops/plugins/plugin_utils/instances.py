@@ -11,10 +11,9 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
+from ansible_collections.memoryark.ops.plugins.module_utils.release import SURGE
 from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue, Network, Service
 
-# What follows the name of the container that stands in for another while that one is changed.
-SURGE = "-next"
 # Fixed addresses of one service on a network: the one that stands in, and up to seven more.
 BLOCK = 8
 
