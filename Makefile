@@ -12,9 +12,6 @@ SCENARIOS := base podman networks volumes containers
 # What each step of a run took is shown by the step itself; this shows which step it is.
 say = @printf '\n== %s  (%s)\n' "$(1)" "$$(date +%H:%M:%S)"
 
-# What the scenario "podman" leaves is the stage that the later ones start from: made once, not twice.
-keep_stage = test $(1) != podman || $(BIN)/lab snapshot molecule podman
-
 help: ## list the commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -43,7 +40,7 @@ lint: setup
 	@$(BIN)/ruff format --quiet --check . lab/install-debian-packages
 	@$(BIN)/mypy
 	@$(BIN)/yamllint --strict .
-	@shellcheck .ci/run tests/run-sanity stack/base/http-check stack/base/policy-rc.d stack/nginx-proxy/nginx-reload stack/redis/redis-start
+	@shellcheck .ci/run tests/run-sanity tests/run-molecule stack/base/http-check stack/base/policy-rc.d stack/nginx-proxy/nginx-reload stack/redis/redis-start
 	@$(BIN)/ansible-lint --offline -q
 
 unit: setup
@@ -61,10 +58,7 @@ integration: setup
 
 molecule: setup
 	$(call say,Molecule: each role on a real host: about 25 min)
-	@for scenario in $(SCENARIOS); do \
-	  $(BIN)/molecule test --scenario-name $$scenario || exit 1; \
-	  $(call keep_stage,$$scenario) || exit 1; \
-	done
+	@tests/run-molecule $(SCENARIOS)
 
 e2e: setup ## the whole product on a fresh host
 	$(call say,End to end: the whole product on a real host: about 25 min)
