@@ -68,8 +68,7 @@ lab-tests: setup ## the lab itself
 	$(call say,The lab itself: about 7 min)
 	@$(BIN)/pytest --verbose tests/integration/test_lab_hosts.py
 
-# The story of the whole product and the lab's own tests take another half hour: `make e2e lab-tests`.
-test: check sanity integration molecule ## everything that CI runs
+test: check sanity integration molecule e2e lab-tests ## everything that CI runs
 	@$(BIN)/lab down --all
 
 test-faults: setup ## long failure matrices, outside CI; each run leaves a report in docs/faults/
