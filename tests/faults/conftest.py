@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import pytest
 from memoryark_lab import deployment, hosts, stages
@@ -31,25 +31,33 @@ def host(before: dict[str, set[str]]) -> Host:
     return hosts.restore(NAME, SNAPSHOT)
 
 
-_RESULTS: list[tuple[str, str, float]] = []
+_RESULTS: dict[str, str] = {}
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if call.when == "call":
-        _RESULTS.append((item.name, report.outcome, call.duration))  # type: ignore[attr-defined]
+    # A fault that could not even be prepared has failed, too.
+    if call.when == "call" or report.failed:
+        name = item.name.removeprefix("test_").replace("_", " ")
+        _RESULTS[name] = f"| {name} | {report.outcome} | {call.duration:.0f} s |"
     return report
 
 
 def pytest_sessionfinish() -> None:
+    """Write the day's report. Faults that were tried in several runs of a day are all in it."""
     if not _RESULTS:
         return
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    rows = "".join(
-        f"| {name.removeprefix('test_').replace('_', ' ')} | {outcome} | {seconds:.0f} s |\n"
-        for name, outcome, seconds in _RESULTS
-    )
+    file = REPORTS / f"{today}.md"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    earlier = {line.split("|")[1].strip(): line for line in lines if line.startswith("| ")}
+    earlier.pop("Fault", None)
+    rows = "\n".join((earlier | _RESULTS).values())
     REPORTS.mkdir(parents=True, exist_ok=True)
-    text = f"# Faults, {today}\n\nBy `make test-faults`.\n\n| Fault | Result | Time |\n|---|---|---|\n{rows}"
-    (REPORTS / f"{today}.md").write_text(text, encoding="utf-8")
+    file.write_text(
+        f"# Faults, {today}\n\nBy `make test-faults`.\n\n| Fault | Result | Time |\n|---|---|---|\n{rows}\n",
+        encoding="utf-8",
+    )
