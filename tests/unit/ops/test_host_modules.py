@@ -103,6 +103,28 @@ def test_a_network_that_differs_may_be_left_to_the_release() -> None:
     assert networks.keep(Host(recorder), [NETWORK], recreate=False, check=False)["changed"] is False
 
 
+@pytest.mark.parametrize(
+    ("change", "created"),
+    [
+        ({}, []),
+        ({"network_interface": "b"}, []),
+        ({"network_interface": "b", "subnets": [{"subnet": "10.0.1.0/24"}]}, ["a-net"]),
+    ],
+)
+def test_what_a_network_still_has_is_left_for_the_release_to_give_to_another(
+    change: dict[str, Any], created: list[str]
+) -> None:
+    recorder = Recorder(
+        {
+            "podman network ls": [{"name": "old-net", "labels": {"io.memoryark.owned": "true"}}],
+            "podman network inspect": [{**INSPECTED, "name": "old-net", **change}],
+        }
+    )
+    result = networks.keep(Host(recorder), [NETWORK], recreate=False, check=False)
+    assert (result["created"], result["changed"]) == (created, bool(created))
+    assert [command.split()[-1] for command in recorder.commands if " create" in command] == created
+
+
 def test_check_mode_of_networks_only_looks() -> None:
     recorder = Recorder()
     result = networks.keep(Host(recorder), [{**NETWORK, "internal": True}], recreate=True, check=True)

@@ -95,6 +95,43 @@ def test_a_proxy_knows_every_container_by_a_line_of_its_own(tmp_path: Path) -> N
     ]
 
 
+@pytest.mark.parametrize(
+    ("depends_on", "problems"),
+    [
+        (["app"], []),
+        (["between"], []),
+        (
+            [],
+            [
+                f"{{stack}}/proxy/compose.yml: services.proxy.depends_on: it sends requests to {name}, "
+                f"which starts no earlier; add {name}."
+                for name in ("app", "between")
+            ],
+        ),
+    ],
+)
+def test_a_proxy_starts_after_what_it_sends_requests_to(
+    tmp_path: Path, depends_on: list[str], problems: list[str]
+) -> None:
+    between = rolling(
+        id_range=3, depends_on=["app"], extension={"routes": [{**ROUTE["routes"][0], "path": "/b/"}]}
+    )
+    made = catalogue(app=rolling(), between=between)
+    proxy = replace(made.services["proxy"], depends_on=tuple(depends_on))
+    made = replace(made, services={**made.services, "proxy": proxy})
+    if depends_on == ["app"]:
+        made = replace(made, services={name: made.services[name] for name in ("proxy", "app")})
+    (tmp_path / "proxy" / "config").mkdir(parents=True)
+    template = Path("stack/nginx-proxy/config/upstreams.conf.j2").read_text(encoding="utf-8")
+    (tmp_path / "proxy" / "config" / "upstreams.conf.j2").write_text(template)
+    try:
+        build_release(made, tmp_path, "/srv", {})
+        found = []
+    except ProblemsError as error:
+        found = [str(problem).replace(tmp_path.name, "{stack}") for problem in error.problems]
+    assert found == problems
+
+
 def test_a_proxy_on_no_common_network_knows_none() -> None:
     made = catalogue(app=rolling())
     elsewhere = replace(made.services["proxy"], networks=())

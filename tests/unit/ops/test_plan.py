@@ -39,7 +39,7 @@ SETTLED = Found(
     secrets=frozenset({"memoryark-token-1"}),
 )
 OTHER = replace(WANTED, units=(replace(A, text="old", fingerprint="f0"), B))
-MORE = replace(WANTED, units=(A, B, replace(B, name="memoryark-c")))
+MORE = replace(WANTED, units=(A, B, replace(B, name="memoryark-c", service="c")))
 
 
 def test_a_settled_host_is_left_alone() -> None:
@@ -243,6 +243,19 @@ def running(*units: Unit, old: bool = True, **changes: Any) -> Found:
         # More and fewer.
         ([*TWO, bot("-next")], running(*SURGE, old=False), {"create": ["memoryark-r-2"]}),
         (SURGE, running(*TWO, bot("-next"), old=False), {"retire": ["memoryark-r-2"]}),
+        ([bot(rolling=False)], running(*TWO, old=False), {"retire": ["memoryark-r-2"]}),
+        (
+            [bot(rolling=False)],
+            running(bot(rolling=False), old=False, fingerprints={"memoryark-r": "f", "memoryark-r-2": "f"}, failed=Release(tuple(TWO))),
+            {"retire": ["memoryark-r-2"]},
+        ),
+        # Another service that is only called so.
+        (
+            [bot(rolling=False)],
+            running(bot(rolling=False), bot("-2", service="r-2"), old=False),
+            {"remove": ["memoryark-r-2"]},
+        ),
+        ([bot(rolling=False)], running(bot(rolling=False), old=False, fingerprints={"memoryark-r": "f", "memoryark-r-2": "f"}), {"remove": ["memoryark-r-2"]}),
         ([A], running(*SURGE, old=False), {"create": ["memoryark-a"], "remove": ["memoryark-r"]}),
     ],
 )  # fmt: skip
@@ -251,6 +264,41 @@ def test_a_service_that_serves_on(units: list[Unit], found: Found, expected: dic
     words = {"create", "restart", "roll", "start", "remove", "retire", "repair"}
     shown = {name: names for name, names in plan.shown().items() if names and name in words}
     assert shown == expected
+
+
+PROXY = Unit(
+    "memoryark-p", "p", "r.test/r@sha256:1", 2, "ExecReload=podman exec p old", "fp", "p/1", live=True
+)
+RENAMED = replace(PROXY, text="ExecReload=podman exec p new", fingerprint="new")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "known", "failed", "container", "rolled"),
+    [
+        (PROXY, PROXY, None, "fp", True),
+        (replace(PROXY, fingerprint="new"), PROXY, None, "fp", True),
+        # The container that runs may not have the program that the wanted unit calls.
+        (RENAMED, PROXY, None, "fp", False),
+        # An earlier run has come so far already.
+        (RENAMED, PROXY, None, "new", True),
+        # On the way back from a release that failed before its turn, and after it.
+        (PROXY, PROXY, RENAMED, "fp", True),
+        (PROXY, PROXY, RENAMED, "new", False),
+        (PROXY, PROXY, replace(PROXY, fingerprint="new"), "new", True),
+    ],
+)
+def test_a_service_is_rolled_only_behind_a_proxy_that_understands(
+    wanted: Unit, known: Unit, failed: Unit | None, container: str, rolled: bool
+) -> None:
+    configs = {"p/1": {"up.conf": "  server 10.0.0.1; # instance memoryark-r"}}
+    found = running(*SURGE, known)
+    found = replace(
+        found,
+        fingerprints={**found.fingerprints, PROXY.name: container},
+        failed=Release((failed,)) if failed else Release(),
+    )
+    plan = make_plan(Release((*SURGE, wanted), configs=configs), found)
+    assert ("memoryark-r" in plan.roll, "memoryark-r" in plan.restart) == (rolled, not rolled)
 
 
 def test_a_network_that_is_made_anew_takes_all_of_a_service() -> None:

@@ -68,7 +68,7 @@ def release(
                 "live": name == "b",
                 "databases": [DATABASE] if name == "a" else [],
                 "check": ["podman", "run", f"{ROOT}/config/b/{{config}}"] if name == "b" else [],
-                "rolling": name == "aw",
+                "rolling": name == "aw" and bool(more),
                 "surge": suffix == "-next",
                 "ports": [3000],
             }
@@ -365,6 +365,23 @@ def test_replicas_come_and_go_without_a_gap(rolling: Machine) -> None:
     assert served(rolling) == {"memoryark-aw", "memoryark-aw-2", "memoryark-aw-3"}
     one = deploy(rolling.host(), release(text=proxied(), **OLD, aw="aw1"), check=False)
     assert (one["plan"]["retire"], one["plan"]["remove"]) == (["memoryark-aw-2", "memoryark-aw-3"], [])
+    assert of_worker(rolling) == {"aw": "aw1"}
+    assert served(rolling) == {"memoryark-aw"}
+
+
+@pytest.mark.parametrize("rolling", ["2 3"], indirect=True)
+def test_replicas_go_without_a_gap_until_one_is_left(rolling: Machine) -> None:
+    one = deploy(rolling.host(), release(text=proxied(""), more="", **OLD, aw="aw1"), check=False)
+    assert (one["plan"]["retire"], one["plan"]["remove"]) == (["memoryark-aw-2", "memoryark-aw-3"], [])
+    assert of_worker(rolling) == {"aw": "aw1"}
+
+
+@pytest.mark.parametrize("rolling", [""], indirect=True)
+def test_the_first_replicas_of_a_failed_release_leave_without_a_gap(rolling: Machine) -> None:
+    rolling.broken.add("r.test/c2@sha256:0")
+    new = release(text=proxied("2 3"), more="2 3", **{**OLD, "c": "c2"}, aw="aw1")
+    with pytest.raises(HostError, match="Release 1 is back"):
+        deploy(rolling.host(), new, check=False)
     assert of_worker(rolling) == {"aw": "aw1"}
     assert served(rolling) == {"memoryark-aw"}
 

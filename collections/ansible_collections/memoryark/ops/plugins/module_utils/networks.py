@@ -97,14 +97,18 @@ def in_the_way(host: Host, declared: Mapping[str, Mapping[str, Any]], making: Co
     """
     if not making:
         return []
-    owned = {
+    wanted = [settings(declared[name]) for name in making]
+    others = look(host, owned(host) - set(declared))
+    return [name for name, found in others.items() if any(collide(found, one) for one in wanted)]
+
+
+def owned(host: Host) -> set[str]:
+    """Return the names of this project's networks."""
+    return {
         entry["name"]
         for entry in host.podman_json("network", "ls", "--format=json")
         if OWNED_LABEL in (entry.get("labels") or {})
     }
-    wanted = [settings(declared[name]) for name in making]
-    others = look(host, owned - set(declared))
-    return [name for name, found in others.items() if any(collide(found, one) for one in wanted)]
 
 
 def collide(one: Settings, other: Settings) -> bool:

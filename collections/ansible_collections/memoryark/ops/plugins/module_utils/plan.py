@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 
 from ansible_collections.memoryark.ops.plugins.module_utils.diff import difference
 from ansible_collections.memoryark.ops.plugins.module_utils.images import way
 from ansible_collections.memoryark.ops.plugins.module_utils.networks import Settings, settings
 from ansible_collections.memoryark.ops.plugins.module_utils.release import SURGE, Release, Unit
+from ansible_collections.memoryark.ops.plugins.module_utils.rolling import named_units
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Found:
     ``links`` are paths of links that should lead a boot to it and do not, and of programs that a boot needs.
     ``fingerprints`` are those of containers, by unit; ``trial`` names units of a run that did not end.
     ``live`` are the configuration files under running containers, by service and path; ``pending`` names
-    services that were not told of theirs yet.
+    services that were not told of theirs yet. ``failed`` is the release of which parts may run, on the way
+    back from it.
     """
 
     release: Release = field(default_factory=Release)
@@ -35,6 +37,7 @@ class Found:
     networks: Mapping[str, Settings] = field(default_factory=dict)
     live: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     pending: frozenset[str] = frozenset()
+    failed: Release = field(default_factory=Release)
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,7 @@ def make_plan(wanted: Release, found: Found) -> Plan:
             reload.append(unit.name)
     touched = {*create, *restart, *roll, *reload, *start}
     leaving = {name for name in present - wanted.names if not is_idle_surge(name, wanted, found)}
-    # Others of the service serve on when it leaves, so it may stop last.
-    replaced = {name for name in leaving if wanted.first_of(name)}
+    replaced = {name for name in leaving if is_replaced(name, wanted, found)}
     levels = [
         tuple(unit.name for unit in wanted.units if unit.level == level and unit.name in touched)
         for level in sorted({unit.level for unit in wanted.units})
@@ -167,12 +169,55 @@ def can_roll(unit: Unit, wanted: Release, found: Found) -> bool:
         and addresses(before) == addresses(unit)
         and set(before.ports) <= set(unit.ports)
         and any(other.surge or other.name in found.active for other in others)
+        and all(takes_the_same_word(proxy, found) for proxy in proxies_of(unit, wanted))
     )
+
+
+def proxies_of(unit: Unit, release: Release) -> list[Unit]:
+    """Return the units whose configuration sends requests to a unit."""
+    naming = {
+        name
+        for name, files in release.configs.items()
+        if any(unit.name in named_units(text) for text in files.values())
+    }
+    return [one for one in release.units if one.live and one.configs in naming]
+
+
+def takes_the_same_word(proxy: Unit, found: Found) -> bool:
+    """Whether the container of a proxy that runs now reads its files anew in the way of the wanted one.
+
+    Another image may not have the program that the unit calls for it.
+    """
+    if found.fingerprints.get(proxy.name) in {None, proxy.fingerprint}:
+        return True
+    running = next((unit for unit in known_units(found) if unit.name == proxy.name), None)
+    return running is not None and lines(running, "ExecReload=") == lines(proxy, "ExecReload=")
+
+
+def known_units(found: Found) -> Iterator[Unit]:
+    """Yield the units of which containers may run, those of a release that failed first."""
+    yield from found.failed.units
+    yield from found.release.units
 
 
 def addresses(unit: Unit) -> list[str]:
     """Return the networks of a unit with its fixed addresses on them."""
-    return [line for line in unit.text.splitlines() if line.startswith("Network=")]
+    return lines(unit, "Network=")
+
+
+def lines(unit: Unit, key: str) -> list[str]:
+    """Return the lines of a unit that begin with ``key``."""
+    return [line for line in unit.text.splitlines() if line.startswith(key)]
+
+
+def is_replaced(name: str, wanted: Release, found: Found) -> bool:
+    """Whether others of its service serve on when a unit leaves, so that it may stop last."""
+    services = {unit.service for unit in known_units(found) if unit.name == name}
+    if services:
+        return any(wanted.of(service) for service in services)
+    # Nothing is known of it but its name.
+    first = wanted.first_of(name)
+    return first is not None and first.rolling
 
 
 def is_idle_surge(name: str, wanted: Release, found: Found) -> bool:

@@ -76,9 +76,9 @@ class Release:
         return [unit for unit in self.units if unit.service == service]
 
     def first_of(self, name: str) -> Unit | None:
-        """Return the unit of a rolling service of which ``name`` is, or was, a further container."""
+        """Return the first unit of the service of which ``name``, by its form, is a further container."""
         found = _FURTHER.fullmatch(name)
-        return next((unit for unit in self.units if found and unit.name == found[1] and unit.rolling), None)
+        return next((unit for unit in self.units if found and unit.name == found[1]), None)
 
     def units_on(self, network: str) -> set[str]:
         """Return the names of the units that are on a network."""

@@ -117,8 +117,7 @@ def sent_to(text: str, units: Collection[str], serving: Collection[str]) -> str:
 
     It stays as it is if it knows none of those that are serving: some answer is better than none.
     """
-    known = {match["unit"] for match in _LINE.finditer(text)}
-    if not known & set(serving):
+    if not named_units(text) & set(serving):
         return text
 
     def line(match: re.Match[str]) -> str:
@@ -127,6 +126,11 @@ def sent_to(text: str, units: Collection[str], serving: Collection[str]) -> str:
         return match["text"] if match["unit"] in serving else f"#{match['text']}"
 
     return _LINE.sub(line, text)
+
+
+def named_units(text: str) -> set[str]:
+    """Return the units to which a configuration can send requests."""
+    return {match["unit"] for match in _LINE.finditer(text)}
 
 
 def drain(host: Host, units: Iterable[Unit]) -> None:

@@ -15,6 +15,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -336,7 +337,7 @@ def roll_back(host: Host, store: Store, tried: int, failed: Release) -> str:
         stop(host, intruders(failed, previous))
         problem = try_to_take_back(host, previous, failed)
         end_trial(host, failed)
-        plan = make_plan(previous, observe(host, store, previous))
+        plan = make_plan(previous, replace(observe(host, store, previous), failed=failed))
         if problem:
             plan = plan.without({unit.name for unit in previous.units if unit.databases})
         # What the failed release gave to others, a port or a name, must be free before its owner starts.

@@ -51,6 +51,7 @@ options:
   recreate:
     description:
       - Whether networks are made anew whose settings differ.
+      - If not, one that is missing is not made while another of the project has its bridge or addresses.
       - A deployment leaves these to M(memoryark.ops.release), which takes them back when it fails.
     type: bool
     default: true
@@ -104,7 +105,8 @@ def keep(host: Host, wanted: list[dict[str, Any]], recreate: bool, check: bool) 
     """Make what is missing and, with ``recreate``, what differs; return the module's result."""
     after = {network["name"]: networks.settings(network) for network in wanted}
     before = networks.look(host, after)
-    created = [name for name in after if name not in before]
+    missing = [name for name in after if name not in before]
+    created = missing if recreate else free(host, {name: after[name] for name in missing})
     recreated = [name for name in after if recreate and name in before and before[name] != after[name]]
     networks.check_strangers(host, recreated)
     stopped = sorted({unit for name in recreated for unit in networks.units_on(host, name)})
@@ -122,6 +124,15 @@ def keep(host: Host, wanted: list[dict[str, Any]], recreate: bool, check: bool) 
             for name in [*created, *recreated]
         ],
     }
+
+
+def free(host: Host, wanted: dict[str, networks.Settings]) -> list[str]:
+    """Return those networks of which no other of ours has the bridge or addresses.
+
+    A deployment gives them from one network to another in its release, which can take that back.
+    """
+    others = networks.look(host, networks.owned(host)).values() if wanted else ()
+    return [name for name, one in wanted.items() if not any(networks.collide(one, other) for other in others)]
 
 
 def main() -> None:

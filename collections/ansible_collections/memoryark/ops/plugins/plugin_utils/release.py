@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.memoryark.ops.plugins.module_utils.plan import by_digest
+from ansible_collections.memoryark.ops.plugins.module_utils.rolling import named_units
 from ansible_collections.memoryark.ops.plugins.plugin_utils.checks import start_levels
 from ansible_collections.memoryark.ops.plugins.plugin_utils.configs import render_configs
 from ansible_collections.memoryark.ops.plugins.plugin_utils.instances import instances
@@ -34,11 +35,15 @@ def build_release(
     if refused:
         raise ProblemsError(refused)
     levels = start_levels({name: service.depends_on for name, service in catalogue.services.items()})
+    configs = render_configs(stack, catalogue, variables)
+    early = early_proxies(catalogue, configs, levels, stack.name)
+    if early:
+        raise ProblemsError(early)
     return {
         "root": root,
         "quadlets": quadlets,
         "systemd_units": systemd_units,
-        "configs": render_configs(stack, catalogue, variables),
+        "configs": configs,
         "services": [
             entry
             for level, names in enumerate(levels)
@@ -74,6 +79,35 @@ def containers(service: Service, catalogue: Catalogue, root: str, level: int) ->
     return [
         {**shared, "unit": instance.unit, "surge": instance.surge}
         for instance in instances(service, catalogue)
+    ]
+
+
+def early_proxies(
+    catalogue: Catalogue,
+    configs: Mapping[str, Mapping[str, str]],
+    levels: Sequence[Sequence[str]],
+    stack: str,
+) -> list[Problem]:
+    """Return the services that would send requests to containers which are started after them.
+
+    A deployment gives a service its configuration when it is its turn; what that names must run by then.
+    """
+    level = {name: number for number, names in enumerate(levels) for name in names}
+    owners = {
+        instance.unit: service.name
+        for service in catalogue.services.values()
+        for instance in instances(service, catalogue)
+    }
+    return [
+        Problem(
+            f"{stack}/{proxy}/compose.yml: services.{proxy}.depends_on",
+            f"it sends requests to {other}, which starts no earlier; add {other}.",
+        )
+        for proxy, files in configs.items()
+        for other in sorted(
+            {owners[unit] for text in files.values() for unit in named_units(text) if unit in owners}
+        )
+        if level[other] >= level[proxy]
     ]
 
 
