@@ -998,6 +998,23 @@ def test_the_host_tells_what_it_keeps(machine: Machine) -> None:
     assert found["interrupted"] == []
 
 
+@pytest.mark.parametrize("rolling", ["next"], indirect=True)
+@pytest.mark.parametrize("state", ["active", "activating"])
+def test_the_host_tells_of_one_that_stands_in_and_was_left_over(rolling: Machine, state: str) -> None:
+    name = "memoryark-aw-next"
+    assert name not in look(rolling.host(), ROOT)["units"]
+    if state == "active":
+        rolling.containers[name] = rolling.loaded[name]
+    else:
+        rolling.waiting.add(name)
+    found = look(rolling.host(), ROOT)
+    assert (found["units"][name].partition(" ")[0], found["interrupted"]) == (state, [name])
+    result = deploy(rolling.host(), release(text=proxied(), **OLD, aw="aw1"), check=False)
+    assert result["plan"]["repair"] == [name]
+    assert look(rolling.host(), ROOT)["interrupted"] == []
+    assert of_worker(rolling) == {"aw": "aw1"}
+
+
 def test_a_virgin_host_keeps_nothing(tmp_path: Path) -> None:
     found = look(Machine(tmp_path).host(), ROOT)
     assert (found["current"], found["releases"], found["units"]) == (None, [], {})

@@ -62,7 +62,7 @@ def observe(host: Host, store: Store, wanted: Release) -> Found:
         for container in containers
         if UNIT_LABEL in container["Labels"]
     }
-    trial = trial_units(host)
+    trial = trial_units(host) | left_over(host, release)
     return Found(
         release=release,
         damaged=store.damaged(number, release),
@@ -198,7 +198,11 @@ def end_trial(host: Host, tried: Release) -> None:
     """Let systemd use the units of the release that the host boots, after another was ``tried``."""
     # One that did not get ready to stand in would be started again, from the old unit, and then stay.
     surges = {unit.name for unit in tried.units if unit.surge}
-    stop_units(host, surges - host.active_units(surges))
+    idle = surges - host.active_units(surges)
+    stop_units(host, idle)
+    if idle:
+        # Or one that failed would be among systemd's failed units for good.
+        host.try_run(["systemctl", "reset-failed", *as_services(idle)])
     for name in trial_files(host):
         host.delete(f"{TRIAL}/{name}")
     host.run(["systemctl", "daemon-reload"])
@@ -214,6 +218,13 @@ def trial_units(host: Host) -> frozenset[str]:
     """Return the containers' units that a run left which did not end."""
     services = (name for name in trial_files(host) if name.endswith(".service"))
     return frozenset(name.removesuffix(".service") for name in services if name not in AT_BOOT)
+
+
+def left_over(host: Host, release: Release) -> frozenset[str]:
+    """Return the units of a release that stand in for others, or try to, although no change is going on."""
+    states = host.unit_states({unit.name for unit in release.units if unit.surge}, "ActiveState")
+    over = {"inactive", "failed"}
+    return frozenset(name for name, state in states.items() if state["ActiveState"] not in over)
 
 
 def save_databases(

@@ -61,7 +61,9 @@ releases:
       type: list
       elements: str
 units:
-  description: The state of the present release's units by name, as systemd has it.
+  description:
+    - The state of the present release's units by name, as systemd has it.
+    - One that stands in for others during a change is among them if it was left over.
   returned: success
   type: dict
 interrupted:
@@ -76,14 +78,19 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.store import Store
-from ansible_collections.memoryark.ops.plugins.module_utils.transaction import trial_units
+from ansible_collections.memoryark.ops.plugins.module_utils.transaction import (
+    left_over,
+    trial_units,
+)
 
 
 def look(host: Host, root: str) -> dict[str, Any]:
     """Return the module's result."""
     store = Store(host, root)
     current, kept = store.current(), store.releases()
-    states = host.unit_states(store.load(current).names, "ActiveState", "SubState")
+    release = store.load(current)
+    left = left_over(host, release)
+    states = host.unit_states(release.names | left, "ActiveState", "SubState")
     return {
         "changed": False,
         "current": current,
@@ -92,7 +99,7 @@ def look(host: Host, root: str) -> dict[str, Any]:
             for number in store.proven()
         ],
         "units": {name: f"{state['ActiveState']} ({state['SubState']})" for name, state in states.items()},
-        "interrupted": sorted(trial_units(host)),
+        "interrupted": sorted(trial_units(host) | left),
     }
 
 
