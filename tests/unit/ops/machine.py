@@ -259,10 +259,15 @@ class Machine:
             live = self.base / "run/memoryark/config" / unit.removeprefix("memoryark-")
             self.known[unit] = {file.name: file.read_text() for file in live.iterdir()}
 
-    def systemctl_stop(self, names: list[str], *_: Any) -> None:
+    def systemctl_stop(self, names: list[str], *_: Any) -> tuple[int, str, str]:
+        units = {name.removesuffix(".service") for name in names}
+        if self.waiting - units and units & set(self.containers):
+            # Its next start, which is due, brings up what it needs, and nothing stops meanwhile.
+            return 1, "", f"Job for {names[0]} canceled."
         for name in names:
             self.containers.pop(name.removesuffix(".service"), None)
             self.waiting.discard(name.removesuffix(".service"))
+        return 0, "", ""
 
     def systemctl_show(self, names: list[str], *_: Any) -> str:
         blocks = []

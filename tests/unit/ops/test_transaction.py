@@ -411,6 +411,27 @@ def test_a_container_that_stands_in_is_watched_before_others_follow(rolling: Mac
 
 
 @pytest.mark.parametrize("rolling", ["next"], indirect=True)
+def test_one_that_waits_for_its_next_start_keeps_no_migration_from_being_taken_back(rolling: Machine) -> None:
+    rolling.watch = lambda _words: None
+    rolling.broken.add("r.test/aw2@sha256:0")
+    new = release(text=proxied(), **{**OLD, "a": "a2"}, aw="aw2")
+    with pytest.raises(
+        HostError, match=r"memoryark-aw-next did not become(.|\n)*Release 1 is back and healthy"
+    ):
+        deploy(rolling.host(), new, check=False)
+    assert rolling.tables(DATABASE) == ["a1"]
+    assert versions(rolling) == {**OLD, "aw": "aw1"}
+
+
+def test_one_that_waits_for_its_next_start_keeps_no_database_from_being_copied(machine: Machine) -> None:
+    del machine.containers["memoryark-c"]
+    machine.waiting.add("memoryark-c")
+    deploy(machine.host(), release(**{**OLD, "a": "a2"}), check=False)
+    assert versions(machine) == {**OLD, "a": "a2"}
+    assert machine.tables(f"{ROOT}/backups/releases/2/data/a.db") == ["a1"]
+
+
+@pytest.mark.parametrize("rolling", ["next"], indirect=True)
 def test_a_release_goes_back_after_a_roll_without_a_gap(rolling: Machine) -> None:
     deploy(rolling.host(), release(text=proxied("2 next"), more="2 next", **OLD, aw="aw2"), check=False)
     assert roll_back(rolling.host(), back(), check=False)["plan"]["roll"] == ["memoryark-aw"]

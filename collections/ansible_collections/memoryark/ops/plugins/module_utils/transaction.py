@@ -47,6 +47,7 @@ from ansible_collections.memoryark.ops.plugins.module_utils.units import (
     as_services,
     bring_up,
     stop,
+    stop_trying,
     stop_units,
     watch,
 )
@@ -245,6 +246,7 @@ def save_databases(
         program = inspect.getsource(databases)
         if host.read(databases.PROGRAM) != program:
             host.write(databases.PROGRAM, program)
+        stop_trying(host, wanted.names | store.known(present).names)
         stop_units(host, set(level) & set(migrating))
         with told_to_the_operator("a database cannot be copied"):
             databases.begin(host.path(databases.TRIAL), number, copies)
@@ -261,6 +263,7 @@ def take_back(host: Host, *releases: Release) -> bool:
     journal = host.path(databases.TRIAL)
     if not databases.journal(journal).copies:
         return False
+    stop_trying(host, {unit.name for release in releases for unit in release.units})
     stop_units(host, {unit.name for release in releases for unit in release.units if unit.databases})
     with told_to_the_operator("a database cannot be brought back"):
         databases.take_back(journal)

@@ -42,8 +42,19 @@ def stop_units(host: Host, units: Iterable[str]) -> None:
         for name, state in states.items()
         if state["LoadState"] == "loaded" or state["ActiveState"] != "inactive"
     ]
-    if known:
-        host.run(["systemctl", "stop", *as_services(known)])
+    _stop_for_sure(host, known)
+
+
+def stop_trying(host: Host, units: Iterable[str]) -> None:
+    """Stop units that failed and wait to be started again: systemd would start what they need with them."""
+    states = host.unit_states(units, "ActiveState")
+    _stop_for_sure(host, [name for name, state in states.items() if state["ActiveState"] == "activating"])
+
+
+def _stop_for_sure(host: Host, units: Collection[str]) -> None:
+    """Stop units, which the start of another that needs them must not cancel."""
+    if units:
+        host.run(["systemctl", "--job-mode=replace-irreversibly", "stop", *as_services(units)])
 
 
 def watch(host: Host, before: States, seconds: float) -> None:
