@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.memoryark.ops.plugins.module_utils import databases, uninstall
-from ansible_collections.memoryark.ops.plugins.module_utils.host import OWNED_LABEL, HostError
+from ansible_collections.memoryark.ops.plugins.module_utils.host import OWNED_LABEL, UNIT_LABEL, HostError
+from ansible_collections.memoryark.ops.plugins.module_utils.store import AT_BOOT
 from ansible_collections.memoryark.ops.plugins.modules.release import deploy
 from ansible_collections.memoryark.ops.plugins.modules.uninstall import take_away
 from ansible_collections.memoryark.ops.plugins.plugin_utils.release import ROOT_DIRECTORIES
@@ -393,6 +394,97 @@ def test_a_deployment_after_it_goes_on_with_the_data(machine: Machine) -> None:
     assert machine.tables(f"{ROOT}/backups/releases/3/data/a.db") == ["a1", "a2"]
     assert (machine.base / PHOTO.lstrip("/")).read_text() == "photo"
     assert deploy(machine.host(), mounting(**{**NEW, "a": "a3"}), check=False)["changed"] is False
+
+
+def test_everything_is_done_in_its_order(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What systemd is told, and which of the project's files are still there at that moment."""
+    seen: list[tuple[str, set[str]]] = []
+
+    def watch(words: list[str]) -> None:
+        if words[0] == "systemctl" and words[1] != "show":
+            there = files(machine)
+            ours = (path for path in there if path.startswith(uninstall.BOOT) and "memoryark" in path)
+            links = {path for path in ours if (machine.base / path[1:]).is_symlink()} - set(uninstall.MASKS)
+            left = {"links": links, "files": there & set(uninstall.FILES)}
+            seen.append((" ".join(words[1:]), {kind for kind, paths in left.items() if paths}))
+
+    machine.watch = watch
+    monkeypatch.setattr(os, "sync", lambda: seen.append(("sync", files(machine) & set(uninstall.FILES))))
+    names = [f"memoryark-{name}.service" for name in NEW]
+    every = [f"memoryark-{name}.service" for name in sorted({*OLD, *NEW})]
+    take_away(machine.host(), params(), check=False)
+    assert seen == [
+        ("stop memoryark-networks.service memoryark.target", {"links", "files"}),
+        (f"stop {' '.join(names)}", {"links", "files"}),
+        ("daemon-reload", {"files"}),
+        (f"reset-failed {' '.join([*every, *AT_BOOT])}", {"files"}),
+        ("daemon-reload", set()),
+        ("try-restart systemd-journald.service systemd-timesyncd.service", set()),
+        ("sync", set()),
+    ]
+
+
+def test_containers_that_outlived_their_units_go_as_well(machine: Machine) -> None:
+    """As after a power cut: a container is there, and nothing runs it."""
+    machine.left["memoryark-z"] = machine.containers["memoryark-a"]
+    take_away(machine.host(), params(), check=False)
+    assert machine.left == {}
+
+
+def test_a_unit_of_a_damaged_release_that_tries_to_start_is_stopped(machine: Machine) -> None:
+    put(machine, "/run/systemd/system/memoryark-z.service", "[Unit]\nImage=r.test/z@sha256:0")
+    machine.daemon_reload()
+    machine.waiting.add("memoryark-z")
+    take_away(machine.host(), params(), check=False)
+    assert machine.waiting == set()
+
+
+def test_units_of_others_that_run_containers_are_left_alone(machine: Machine) -> None:
+    machine.foreign.append({"Labels": {UNIT_LABEL: "other.service"}, "Names": ["guest"], "ImageID": ""})
+    assert "other" not in take_away(machine.host(), params(), check=True)["plan"]["units"]
+
+
+def test_what_built_images_stood_on_goes_with_them(machine: Machine) -> None:
+    machine.images |= {"localhost/memoryark-debian:1", "localhost/memoryark-base:1", "localhost/other:1"}
+    take_away(machine.host(), params(), check=False)
+    assert machine.images == {"r.test/other@sha256:0", "localhost/other:1"}
+
+
+def test_networks_and_volumes_from_before_there_were_labels_go_by_the_names_in_releases(
+    machine: Machine,
+) -> None:
+    machine.put_network({**machine.networks["ark-net"], "labels": None})
+    machine.volumes["ark-jobs"] = {}
+    take_away(machine.host(), params(delete_data=NAME), check=False)
+    assert (set(machine.networks), set(machine.volumes)) == ({"other-net"}, {"other-volume"})
+
+
+def test_a_guest_may_stay_on_a_volume_that_stays(machine: Machine) -> None:
+    machine.foreign.append({"Labels": {}, "Names": ["guest"], "ImageID": "", "Volumes": ["ark-jobs"]})
+    assert take_away(machine.host(), params(), check=False)["changed"] is True
+    assert "ark-jobs" in machine.volumes
+
+
+def test_a_root_without_the_note_of_its_version_is_known_by_its_releases(machine: Machine) -> None:
+    (machine.base / f"{ROOT}/version".lstrip("/")).unlink()
+    take_away(machine.host(), params(), check=False)
+    assert not (machine.base / f"{ROOT}/config".lstrip("/")).exists()
+    assert PHOTO in files(machine)
+
+
+@pytest.mark.parametrize("kind", ["link", "mount"])
+def test_a_root_that_is_a_file_system_of_its_own_stays_empty(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    root = machine.base / ROOT.lstrip("/")
+    if kind == "link":
+        disk = root.rename(machine.base / "disk")
+        root.symlink_to(disk)
+    else:
+        monkeypatch.setattr(Path, "is_mount", lambda path: path == root)
+    result = take_away(machine.host(), params(delete_data=NAME), check=False)
+    assert ROOT not in result["plan"]["directories"]
+    assert list(root.iterdir()) == []
 
 
 def test_a_directory_that_cannot_be_deleted_is_named(
