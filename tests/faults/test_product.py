@@ -100,7 +100,7 @@ def schema(host: Host, path: str = journey.DATABASE) -> dict[str, Any]:
 
 
 def works(host: Host, left: Collection[str] = ()) -> bool:
-    """Whether all services are healthy, no container but ``left`` is not theirs, and a visitor is served."""
+    """Whether all services are healthy with no other container there but ``left``, and a visitor is served."""
     health = host.ssh(["podman", "inspect", "--format", "{{.State.Health.Status}}", *NAMES], check=False)
     page = journey.curl(host, f"https://{world.domain(NAME)}/api/health", "--fail")
     return (

@@ -197,7 +197,7 @@ def test_download_addresses_are_found(text: str, found: list[str]) -> None:
     [
         ("deb http://deb." + "debian.org/debian trixie main", True),
         ("https://pypi." + "org/simple/ruff", True),
-        ("https://wiki.debian.org/nftables and https://pypi." + "org/project/ruff", False),
+        ("https://wiki." + "debian.org/nftables and https://py" + "pi.org/project/ruff", False),
     ],
 )
 def test_package_registries_are_found(text: str, bad: bool) -> None:

@@ -162,12 +162,16 @@ class Host:
 
     def active_units(self, units: Iterable[str]) -> frozenset[str]:
         """Return those of ``units`` (names without ``.service``) that run."""
-        states = self.unit_states(units, "ActiveState")
-        return frozenset(name for name, state in states.items() if state["ActiveState"] in _RUNS)
+        return running(self.unit_states(units, "ActiveState"))
 
     def journal(self, unit: str, lines: int = 30) -> str:
         """Return the last ``lines`` of a unit's journal since its last start."""
         return self.run(["journalctl", "--no-pager", "--output=short", f"--lines={lines}", f"--unit={unit}"])
+
+
+def running(states: Mapping[str, Mapping[str, str]]) -> frozenset[str]:
+    """Return those units that run, of ``states`` that ``Host.unit_states`` has returned."""
+    return frozenset(name for name, state in states.items() if state["ActiveState"] in _RUNS)
 
 
 def make_directory(directory: Path) -> None:

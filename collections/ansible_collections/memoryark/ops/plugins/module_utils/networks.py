@@ -98,8 +98,7 @@ def in_the_way(host: Host, declared: Mapping[str, Mapping[str, Any]], making: Co
     if not making:
         return []
     wanted = [settings(declared[name]) for name in making]
-    others = look(host, owned(host) - set(declared))
-    return [name for name, found in others.items() if any(collide(found, one) for one in wanted)]
+    return colliding(look(host, owned(host) - set(declared)), wanted)
 
 
 def owned(host: Host) -> set[str]:
@@ -119,6 +118,11 @@ def collide(one: Settings, other: Settings) -> bool:
     return one["interface"] == other["interface"] or any(
         a.version == b.version and a.overlaps(b) for a, b in pairs
     )
+
+
+def colliding(networks: Mapping[str, Settings], others: Collection[Settings]) -> list[str]:
+    """Return the names of those ``networks`` that cannot be on one host with one of ``others``."""
+    return [name for name, one in networks.items() if any(collide(one, other) for other in others)]
 
 
 def check_strangers(host: Host, names: Iterable[str]) -> None:

@@ -26,6 +26,7 @@ from ansible_collections.memoryark.ops.plugins.module_utils.host import (
     UNIT_LABEL,
     Host,
     HostError,
+    running,
 )
 from ansible_collections.memoryark.ops.plugins.module_utils.plan import (
     Found,
@@ -63,17 +64,19 @@ def observe(host: Host, store: Store, wanted: Release) -> Found:
         for container in containers
         if UNIT_LABEL in container["Labels"]
     }
-    trial = trial_units(host) | left_over(host, release)
+    interrupted = trial_units(host)
+    own = {unit.name for unit in release.units}
+    states = host.unit_states({*fingerprints, *own, *interrupted}, "ActiveState")
     return Found(
         release=release,
         damaged=store.damaged(number, release),
         links=store.wrong_links(release) | wrong_programs(host, release),
         fingerprints=fingerprints,
-        active=host.active_units({*fingerprints, *release.names, *trial}),
+        active=running(states),
         images=host.images(),
         secrets=host.secrets(),
         networks=networks.look(host, {*release.networks, *wanted.networks}),
-        trial=trial,
+        trial=interrupted | left_over(release, states),
         live=store.live(release),
         pending=store.pending(),
     )
@@ -221,11 +224,13 @@ def trial_units(host: Host) -> frozenset[str]:
     return frozenset(name.removesuffix(".service") for name in services if name not in AT_BOOT)
 
 
-def left_over(host: Host, release: Release) -> frozenset[str]:
-    """Return the units of a release that stand in for others, or try to, although no change is going on."""
-    states = host.unit_states({unit.name for unit in release.units if unit.surge}, "ActiveState")
-    over = {"inactive", "failed"}
-    return frozenset(name for name, state in states.items() if state["ActiveState"] not in over)
+def left_over(release: Release, states: States) -> frozenset[str]:
+    """Return the units of a release that stand in for others, or try to, although no change is going on.
+
+    ``states`` are those of all of its units.
+    """
+    surges = {unit.name for unit in release.units if unit.surge} & set(states)
+    return frozenset(name for name in surges if states[name]["ActiveState"] not in {"inactive", "failed"})
 
 
 def save_databases(

@@ -131,8 +131,9 @@ def free(host: Host, wanted: dict[str, networks.Settings]) -> list[str]:
 
     A deployment gives them from one network to another in its release, which can take that back.
     """
-    others = networks.look(host, networks.owned(host)).values() if wanted else ()
-    return [name for name, one in wanted.items() if not any(networks.collide(one, other) for other in others)]
+    others = list(networks.look(host, networks.owned(host)).values()) if wanted else []
+    taken = networks.colliding(wanted, others)
+    return [name for name in wanted if name not in taken]
 
 
 def main() -> None:

@@ -78,10 +78,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.store import Store
-from ansible_collections.memoryark.ops.plugins.module_utils.transaction import (
-    left_over,
-    trial_units,
-)
+from ansible_collections.memoryark.ops.plugins.module_utils.transaction import left_over, trial_units
 
 
 def look(host: Host, root: str) -> dict[str, Any]:
@@ -89,8 +86,8 @@ def look(host: Host, root: str) -> dict[str, Any]:
     store = Store(host, root)
     current, kept = store.current(), store.releases()
     release = store.load(current)
-    left = left_over(host, release)
-    states = host.unit_states(release.names | left, "ActiveState", "SubState")
+    states = host.unit_states({unit.name for unit in release.units}, "ActiveState", "SubState")
+    left = left_over(release, states)
     return {
         "changed": False,
         "current": current,
@@ -98,7 +95,11 @@ def look(host: Host, root: str) -> dict[str, Any]:
             {"number": number, **store.origin(number), "images": sorted(kept[number].images)}
             for number in store.proven()
         ],
-        "units": {name: f"{state['ActiveState']} ({state['SubState']})" for name, state in states.items()},
+        "units": {
+            name: f"{state['ActiveState']} ({state['SubState']})"
+            for name, state in states.items()
+            if name in release.names | left
+        },
         "interrupted": sorted(trial_units(host) | left),
     }
 
