@@ -247,6 +247,19 @@ def test_bot_and_pages_go_back_without_a_failed_request(host: Host, before: Befo
     assert_as_before(host, before)
 
 
+def test_a_second_bot_comes_and_goes_without_a_failed_request(host: Host, before: Before) -> None:
+    old = containers(host)
+    with visited(host):
+        more = deploy(**{"line-service": {"deploy": {"replicas": 2}}})
+        assert more.code == 0, more.output
+        assert containers(host) == old | {"line-service-2": containers(host)["line-service-2"]}
+        fewer = deploy()
+    assert fewer.code == 0, fewer.output
+    assert containers(host) == old
+    assert works(host)
+    assert_archive_is_whole(host, before.photo, new=2)
+
+
 def test_the_power_goes_while_the_bot_is_changed(host: Host, before: Before) -> None:
     running = begin(**{"line-service": SICK})
     wait_until("the one that stands in", lambda: "line-service-next" in containers(host), 400)

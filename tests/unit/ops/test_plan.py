@@ -24,6 +24,7 @@ from ansible_collections.memoryark.ops.plugins.module_utils.release import (
     named_secrets,
     secret_names,
     secret_version,
+    without_order,
 )
 from machine import PLAIN
 
@@ -177,6 +178,12 @@ def test_an_unknown_secret_is_an_error() -> None:
 
 def test_fingerprints_do_not_confuse_boundaries() -> None:
     assert fingerprint(["ab", "c"]) != fingerprint(["a", "bc"])
+
+
+def test_what_only_orders_starts_makes_no_other_container() -> None:
+    """Else each change of replicas would start the proxy anew, which waits for all of them."""
+    unit = "[Unit]\nWants=b.service\nAfter=b.service\nRequires=c.service\n\n[Container]\nExec=x\nAfter=y\n"
+    assert without_order(unit) == "[Unit]\nRequires=c.service\n\n[Container]\nExec=x\nAfter=y\n"
 
 
 def test_the_container_carries_the_fingerprint() -> None:

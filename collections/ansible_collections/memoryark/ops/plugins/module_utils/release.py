@@ -146,7 +146,7 @@ def bind(params: Mapping[str, Any], secrets: Mapping[str, str]) -> Release:
         content = fingerprint(part for item in sorted(files.items()) for part in item)[:16]
         bound = text.replace(_CONFIG, content)
         # A container that reads its files anew is the same container with other files.
-        value = fingerprint([text if service["live"] else bound])
+        value = fingerprint([without_order(text if service["live"] else bound)])
         set_name = f"{service['name']}/{content}" if files else ""
         if files:
             configs[set_name] = dict(files)
@@ -205,6 +205,13 @@ def fingerprint(texts: Iterable[str]) -> str:
         encoded = text.encode()
         digest.update(len(encoded).to_bytes(8, "big") + encoded)
     return digest.hexdigest()
+
+
+def without_order(text: str) -> str:
+    """Return a unit without the lines that only order starts: others make no other container."""
+    head, section, rest = text.partition("\n[Container]\n")
+    kept = [line for line in head.splitlines(keepends=True) if not line.startswith(("After=", "Wants="))]
+    return "".join([*kept, section, rest])
 
 
 def label_unit(text: str, value: str) -> str:
