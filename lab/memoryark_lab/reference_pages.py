@@ -268,7 +268,7 @@ def services_page(made: Catalogue) -> str:
             f"`{one.name}`",
             f"`{one.interface}`",
             ", ".join(one.subnets),
-            "only on the host" if one.internal else "to the world",
+            ", ".join(f"`{protocol}/{port}`" for protocol, port in one.egress) or "nothing",
         ]
         for one in made.networks.values()
     ]
@@ -283,7 +283,7 @@ def services_page(made: Catalogue) -> str:
         "## Places",
         table(["Service", "Networks", "Ports", "Data", "Secrets"], places),
         "## Networks",
-        table(["Network", "Bridge", "Subnets", "Reaches"], networks),
+        table(["Network", "Bridge", "Subnets", "Reaches outside"], networks),
         "## Public routes",
         table(["Host name", "Path", "To", "Largest request"], routes),
     )

@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.memoryark.ops.plugins.module_utils import databases, networks, store
+from ansible_collections.memoryark.ops.plugins.module_utils import databases, networks, nftables, store
 from ansible_collections.memoryark.ops.plugins.module_utils import host as host_module
 from ansible_collections.memoryark.ops.plugins.module_utils.host import UNIT_LABEL, Host, HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.release import FINGERPRINT_LABEL
@@ -73,7 +73,9 @@ class Machine:
         # Containers of others, as `podman ps` shows them; "Volumes" are for its filter.
         self.foreign: list[dict[str, Any]] = []
         self.volumes: dict[str, dict[str, str]] = {}
-        self.programs = {"podman"}
+        self.programs = {"podman", "nft"}
+        # What the firewall opens, as elements by set; None without our table.
+        self.firewall: dict[str, set[str]] | None = {}
         self.unnamed: dict[str, str] = {}
         self.tagged: dict[str, str] = {}
         self.contexts: dict[str, dict[str, str]] = {}
@@ -102,6 +104,10 @@ class Machine:
         shutil.rmtree(self.base / "run", ignore_errors=True)
         databases.recover(self.base / databases.TRIAL.lstrip("/"), self.base / databases.CURRENT.lstrip("/"))
         self.daemon_reload()
+        if self.firewall is not None:
+            self.firewall = {}
+            text = self.host().read(f"{databases.CURRENT}/{nftables.FILE}")
+            self.nft__([], [], text or "")
         self.start_all()
 
     def start_all(self) -> None:
@@ -457,6 +463,28 @@ class Machine:
         assert words[1] == "deb http://mirror.test/debian trixie main"
         Path(words[0]).write_text("Debian")
 
+    def nft_list(self, words: list[str], *_: Any) -> str:
+        if words == ["tables"]:
+            tables = [] if self.firewall is None else [{"table": {"family": "inet", "name": "memoryark"}}]
+            return json.dumps({"nftables": [{"metainfo": {}}, *tables]})
+        assert words == ["table", *nftables.TABLE.split()]
+        sets = [{"name": name, "elem": elements(found)} for name, found in (self.firewall or {}).items()]
+        return json.dumps({"nftables": [{"metainfo": {}}, *({"set": one} for one in sets)]})
+
+    def nft__(self, _words: Any, _options: Any, data: str) -> None:
+        """Load a file of commands."""
+        if data == nftables.GUARD.initial:
+            self.firewall = None
+            return
+        assert self.firewall is not None
+        for line in data.splitlines():
+            action, _what, _family, _table, name, *rest = line.split(" ", 5)
+            if action == "flush":
+                self.firewall[name] = set()
+            else:
+                members = rest[0].strip("{ }").replace('"', "").split(", ")
+                self.firewall[name] = self.firewall.get(name, set()) | set(members)
+
     def podman_secret_ls(self, *_: Any) -> str:
         return "\n".join(self.secrets)
 
@@ -497,6 +525,12 @@ class _PoweredHost(Host):
 
     def journal(self, unit: str, lines: int = 30) -> str:
         return f"the last {lines} lines of {unit}"
+
+
+def elements(found: set[str]) -> list[Any]:
+    """The elements of a set as nft's JSON has them."""
+    words = [[int(part) if part.isdecimal() else part for part in one.split(" . ")] for one in sorted(found)]
+    return [{"concat": parts} if len(parts) > 1 else parts[0] for parts in words]
 
 
 def networks_of(text: str) -> set[str]:

@@ -13,7 +13,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from ansible_collections.memoryark.ops.plugins.module_utils import sockets
+from ansible_collections.memoryark.ops.plugins.module_utils import nftables, sockets
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.registry import check_image, manifest_url
 from ansible_collections.memoryark.ops.plugins.modules import files, host_check, networks, volumes
@@ -270,6 +270,47 @@ def test_a_port_in_use_names_the_program() -> None:
         found = list(host_check.port_problems(Host(Recorder()), [port]))
     assert [where for where, _what in found] == [f"port {port}"]
     assert "is taken by" in found[0][1]
+
+
+DEBIANS = "#!/usr/sbin/nft -f\nflush ruleset\n"
+
+
+@pytest.mark.parametrize(
+    ("states", "rules", "ours", "problems"),
+    [
+        ({}, DEBIANS, False, []),
+        ({"ufw": "active", "firewalld": "inactive"}, DEBIANS, False, ["firewall ufw"]),
+        ({"ufw": "active", "firewalld": "active"}, DEBIANS, False, ["firewall ufw", "firewall firewalld"]),
+        ({"nftables": "enabled"}, DEBIANS, False, []),
+        ({"nftables": "enabled"}, f"{DEBIANS}table inet mine {{}}\n", False, ["/etc/nftables.conf"]),
+        ({"nftables": "disabled"}, f"{DEBIANS}table inet mine {{}}\n", False, []),
+        # Once deployed it is not read any more.
+        ({"nftables": "enabled"}, f"{DEBIANS}table inet mine {{}}\n", True, []),
+        ({"nftables": "enabled"}, None, False, []),
+    ],
+)
+def test_other_firewalls_are_named(
+    tmp_path: Path, states: dict[str, str], rules: str | None, ours: bool, problems: list[str]
+) -> None:
+    md5 = hashlib.md5(DEBIANS.encode(), usedforsecurity=False).hexdigest()
+
+    def run(argv: list[str], **_options: Any) -> tuple[int, str, str]:
+        if argv[0] == "dpkg-query":
+            return 0, f"\n /etc/nftables.conf {md5}\n", ""
+        names = ("firewalld", "nftables", "ufw")
+        return 0, "\n\n".join(_shown(name, states.get(name, "")) for name in names), ""
+
+    host = Host(run, tmp_path)
+    if rules is not None:
+        host.write("/etc/nftables.conf", rules)
+    if ours:
+        host.write(nftables.DROP_IN, "")
+    assert [where for where, _what in host_check.firewall_problems(host)] == problems
+
+
+def _shown(name: str, state: str) -> str:
+    active, file = (state, "enabled") if "active" in state else ("inactive", state)
+    return f"Id={name}.service\nActiveState={active}\nUnitFileState={file}"
 
 
 BODY = b'{"schemaVersion": 2}'

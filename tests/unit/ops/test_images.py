@@ -285,6 +285,7 @@ def release(reference: str, **more: Any) -> dict[str, Any]:
         "configs": {},
         "services": [service],
         "networks": [],
+        "openings": {},
         "secrets": {},
         "archives": {},
         "builds": [],

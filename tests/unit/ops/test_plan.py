@@ -131,6 +131,7 @@ def test_a_set_of_configuration_is_named_by_its_content() -> None:
         "configs": {"a": {"a.conf": "one"}},
         "systemd_units": {},
         "networks": [],
+        "openings": {},
         "services": [
             {
                 **PLAIN,

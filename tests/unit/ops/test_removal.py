@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.memoryark.ops.plugins.module_utils import databases, uninstall
+from ansible_collections.memoryark.ops.plugins.module_utils import databases, nftables, uninstall
 from ansible_collections.memoryark.ops.plugins.module_utils.host import OWNED_LABEL, UNIT_LABEL, HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.store import AT_BOOT
 from ansible_collections.memoryark.ops.plugins.modules.release import deploy
@@ -418,9 +418,23 @@ def test_everything_is_done_in_its_order(machine: Machine, monkeypatch: pytest.M
         (f"stop {' '.join(names)}", {"links", "files"}),
         ("daemon-reload", {"files"}),
         (f"reset-failed {' '.join([*every, *AT_BOOT])}", {"files"}),
+        ("stop memoryark-firewall.service memoryark-netavark.service", {"files"}),
         ("daemon-reload", set()),
         ("try-restart systemd-journald.service systemd-timesyncd.service", set()),
         ("sync", set()),
+    ]
+
+
+def test_the_firewall_goes_and_those_of_others_stay(machine: Machine) -> None:
+    take_away(machine.host(), params(), check=True)
+    assert machine.firewall is not None
+    machine.log.clear()
+    take_away(machine.host(), params(), check=False)
+    assert machine.firewall is None
+    assert [command for command in machine.log if command.startswith("nft")] == [
+        "nft list tables",
+        f"nft list table {nftables.TABLE}",
+        "nft -",
     ]
 
 

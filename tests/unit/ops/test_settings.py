@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.memoryark.ops.plugins.plugin_utils.settings import (
+    SETTINGS,
     check_clock,
+    check_firewall,
     check_secrets,
     check_settings,
     unknown_settings,
@@ -107,3 +109,54 @@ def test_the_clock(before: float, host: float, after: float, off: str | None) ->
     found = check_clock(before, host, after)
     assert len(found) == (off is not None)
     assert all(str(off) in problem.what for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, []),
+        ({"memoryark_ssh_ports": [22, "2222"], "memoryark_ssh_sources": ["192.0.2.1", "2001:db8::/32"]}, []),
+        ({"memoryark_firewall_openings": [{"port": 161, "protocol": "udp", "sources": ["192.0.2.1"]}]}, []),
+        ({"memoryark_ssh_ports": []}, ["memoryark_ssh_ports: is empty; nobody could come in."]),
+        ({"memoryark_ssh_ports": 22}, ["memoryark_ssh_ports: has to be a list."]),
+        ({"memoryark_ssh_sources": "192.0.2.1"}, ["memoryark_ssh_sources: has to be a list."]),
+        (
+            {
+                "memoryark_ssh_ports": [0, "ssh", 65536],
+                "memoryark_ssh_sources": ["my-laptop", "192.0.2.1/24"],
+            },
+            [
+                "memoryark_ssh_ports: '0' is not a port from 1 to 65535.",
+                "memoryark_ssh_ports: 'ssh' is not a port from 1 to 65535.",
+                "memoryark_ssh_ports: '65536' is not a port from 1 to 65535.",
+                "memoryark_ssh_sources: 'my-laptop' does not appear to be an IPv4 or IPv6 network.",
+                "memoryark_ssh_sources: 192.0.2.1/24 has host bits set.",
+            ],
+        ),
+        (
+            {
+                "memoryark_firewall_openings": [
+                    9100,
+                    {"protocol": "tcp"},
+                    {"port": 9100, "protocoll": "tcp"},
+                    {"port": -1, "protocol": "sctp", "sources": "everywhere"},
+                    {"port": 1, "sources": ["everywhere"]},
+                ]
+            },
+            [
+                "memoryark_firewall_openings[0]: needs a port, such as {port: 9100}.",
+                "memoryark_firewall_openings[1]: needs a port, such as {port: 9100}.",
+                "memoryark_firewall_openings[2]: there is no key protocoll. Did you mean 'protocol'?",
+                "memoryark_firewall_openings[3].protocol: 'sctp' is not tcp or udp.",
+                "memoryark_firewall_openings[3].port: '-1' is not a port from 1 to 65535.",
+                "memoryark_firewall_openings[3].sources: has to be a list of addresses and networks.",
+                "memoryark_firewall_openings[4].sources: 'everywhere' does not appear to be an IPv4 or IPv6 network.",
+            ],
+        ),
+    ],
+)
+def test_settings_of_the_firewall(settings: dict[str, Any], expected: list[str]) -> None:
+    defaults = {name: setting.default for name, setting in SETTINGS.items()}
+    assert [f"{one.where}: {one.what}" for one in check_firewall(defaults | settings)] == [
+        f"inventory {text}" for text in expected
+    ]

@@ -28,6 +28,13 @@ ROOT = "/srv/ark"
 DATABASE = f"{ROOT}/data/a.db"
 
 
+# Each layout has a port that the other has not.
+OPENED: dict[str, dict[str, list[str]]] = {
+    "first": {"published_tcp": ["443", "80"], "egress": ["ark-net . tcp . 443"]},
+    "second": {"published_tcp": ["443", "8443"]},
+}
+
+
 def network(name: str, subnet: str) -> dict[str, Any]:
     return {"name": name, "interface": name, "internal": False, "ipv6": False, "subnets": [subnet]}
 
@@ -78,6 +85,7 @@ def release(
         "networks": [network("ark-net", "10.3.0.0/24"), network("ark-new", subnet)]
         if layout == "second"
         else [network("ark-net", subnet), network("ark-old", "10.3.0.0/24")],
+        "openings": OPENED[layout],
         "secrets": {"token": value},
         "archives": {},
         "builds": [],
@@ -122,6 +130,11 @@ def versions(machine: Machine) -> dict[str, str]:
 def subnets(machine: Machine) -> dict[str, str]:
     """The subnets of the project's networks, by name."""
     return {name: found["subnets"][0]["subnet"] for name, found in machine.networks.items()}
+
+
+def opened(machine: Machine) -> dict[str, list[str]]:
+    """What the firewall opens, by set."""
+    return {name: sorted(found) for name, found in (machine.firewall or {}).items() if found}
 
 
 TEMPLATE = {
@@ -176,6 +189,7 @@ def test_the_same_release_again_changes_nothing(machine: Machine) -> None:
         "podman secret ls",
         "podman network ls",
         "podman network inspect",
+        "nft list",
     )
     assert [command for command in machine.log if not command.startswith(looks)] == []
 
@@ -652,6 +666,78 @@ def test_a_release_from_before_networks_were_made_at_boot_comes_back(tmp_path: P
     assert deploy(machine.host(), earlier, check=False)["changed"] is False
 
 
+def test_the_firewall_opens_what_a_release_needs_before_it_starts_and_closes_the_rest_at_the_end(
+    machine: Machine,
+) -> None:
+    """Whatever runs meanwhile, of the old release or the new, is let through."""
+    at_starts = []
+
+    def watch(words: list[str]) -> None:
+        if words[:2] == ["systemctl", "restart"]:
+            at_starts.append(opened(machine))
+
+    machine.watch = watch
+    plan = deploy(machine.host(), CHANGED, check=False)["plan"]
+    assert plan["open"] == ["published_tcp 8443"]
+    assert plan["close"] == ["published_tcp 80", "egress ark-net . tcp . 443"]
+    both = {"published_tcp": ["443", "80", "8443"], "egress": ["ark-net . tcp . 443"]}
+    assert at_starts == [both] * len(at_starts) != []
+    assert opened(machine) == OPENED["second"]
+
+
+def test_a_failed_release_closes_what_it_opened(machine: Machine) -> None:
+    machine.broken.add("r.test/d1@sha256:0")
+    with pytest.raises(HostError, match="Release 1 is back"):
+        deploy(machine.host(), CHANGED, check=False)
+    assert opened(machine) == OPENED["first"]
+
+
+def test_openings_go_back_with_a_rollback(machine: Machine) -> None:
+    deploy(machine.host(), CHANGED, check=False)
+    roll_back(machine.host(), back(), check=False)
+    assert opened(machine) == OPENED["first"]
+    machine.cut_power()
+    assert opened(machine) == OPENED["first"]
+
+
+@pytest.mark.parametrize("changed", [{}, {"published_tcp": {"443", "80", "22"}}])
+def test_a_firewall_that_somebody_changed_is_put_right_and_nothing_is_restarted(
+    machine: Machine, changed: dict[str, set[str]]
+) -> None:
+    machine.firewall = changed
+    assert deploy(machine.host(), release(**OLD), check=True)["changed"] is True
+    assert machine.firewall == changed
+    result = deploy(machine.host(), release(**OLD), check=False)
+    assert (result["changed"], result["release"], machine.starts) == (True, 1, {})
+    assert opened(machine) == OPENED["first"]
+
+
+def test_a_file_of_openings_that_somebody_changed_is_written_anew(machine: Machine) -> None:
+    file = machine.base / "etc/memoryark/releases/1/openings.nft"
+    text = file.read_text()
+    file.write_text("add element inet memoryark published_tcp { 22 }\n")
+    assert deploy(machine.host(), release(**OLD), check=False)["plan"]["write"] == ["openings.nft"]
+    assert (file.read_text(), machine.starts) == (text, {})
+
+
+def test_a_host_without_a_firewall_gets_releases_all_the_same(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.firewall = None
+    assert deploy(machine.host(), release(**OLD), check=False)["plan"]["open"] == []
+    assert deploy(machine.host(), release(**OLD), check=False)["changed"] is False
+
+
+def test_a_release_from_before_there_was_a_firewall_leaves_it_as_it_is(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    earlier = {**release(**OLD), "openings": {}}
+    deploy(machine.host(), earlier, check=False)
+    machine.broken.add("r.test/d1@sha256:0")
+    with pytest.raises(HostError, match="Release 1 is back"):
+        deploy(machine.host(), CHANGED, check=False)
+    assert set(OPENED["second"]["published_tcp"]) <= set(opened(machine)["published_tcp"])
+    assert deploy(machine.host(), earlier, check=False)["changed"] is False
+
+
 def test_a_stranger_on_a_network_is_noticed_before_anything_stops(machine: Machine) -> None:
     machine.strangers = ["guest"]
     with pytest.raises(HostError, match="containers that are not ours are on it: guest"):
@@ -1104,9 +1190,11 @@ def test_a_release_may_be_interrupted_anywhere(
             assert machine.tables(DATABASE) == (["a1"] if old else ["a1", "a2"])
             expected = OLD_NETWORKS if old else NEW_NETWORKS
             assert expected.items() <= subnets(machine).items(), f"after {step} operations"
+            assert opened(machine) == OPENED["first" if old else "second"], f"after {step} operations"
         deploy(machine.host(), CHANGED, check=False)
         assert versions(machine) == NEW, f"after {step} operations"
         assert subnets(machine) == NEW_NETWORKS, f"after {step} operations"
+        assert opened(machine) == OPENED["second"], f"after {step} operations"
         assert machine.known["memoryark-b"] == {"b.conf": "two"}, f"after {step} operations"
         assert deploy(machine.host(), CHANGED, check=False)["changed"] is False
         machine.cut_power()
@@ -1124,6 +1212,7 @@ def test_a_return_to_the_old_release_after_an_interruption(
         deploy(machine.host(), release(**OLD), check=False)
         assert versions(machine) == OLD, f"after {step} operations"
         assert subnets(machine) == OLD_NETWORKS, f"after {step} operations"
+        assert opened(machine) == OPENED["first"], f"after {step} operations"
         assert machine.known["memoryark-b"] == {"b.conf": "one"}, f"after {step} operations"
         # What a release that held has made of the data stands.
         expected = ["a1", "a2"] if committed else ["a1"]

@@ -34,6 +34,7 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.settings import (
     SETTINGS,
     UNSET,
     check_clock,
+    check_firewall,
     check_secrets,
     check_settings,
     unknown_settings,
@@ -59,6 +60,7 @@ class ActionModule(ActionBase):
         _validated, args = self.validate_argument_spec({"stack": path, "breaking_changes": path})
         settings, problems = self._settings(task_vars)
         problems += unknown_settings(set(task_vars) - NOT_SETTINGS) + check_settings(settings)
+        problems += check_firewall(settings)
         stack = Path(args["stack"])
         catalogue, release = None, {}
         try:

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
+from ansible_collections.memoryark.ops.plugins.module_utils import nftables
 from ansible_collections.memoryark.ops.plugins.module_utils.diff import difference
 from ansible_collections.memoryark.ops.plugins.module_utils.images import way
 from ansible_collections.memoryark.ops.plugins.module_utils.networks import Settings, settings
@@ -20,6 +21,7 @@ class Found:
 
     ``release`` is the one that it boots, ``damaged`` names files of it that are not as they were written,
     ``links`` are paths of links that should lead a boot to it and do not, and of programs that a boot needs.
+    ``openings`` are the elements of the firewall's sets, None without a firewall.
     ``fingerprints`` are those of containers, by unit; ``trial`` names units of a run that did not end.
     ``live`` are the configuration files under running containers, by service and path; ``pending`` names
     services that were not told of theirs yet. ``failed`` is the release of which parts may run, on the way
@@ -35,6 +37,7 @@ class Found:
     secrets: frozenset[str] = frozenset()
     trial: frozenset[str] = frozenset()
     networks: Mapping[str, Settings] = field(default_factory=dict)
+    openings: Mapping[str, Sequence[str]] | None = None
     live: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     pending: frozenset[str] = frozenset()
     failed: Release = field(default_factory=Release)
@@ -49,6 +52,8 @@ class Plan:
     build: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
+    close: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     delete: tuple[str, ...] = ()
     create: tuple[str, ...] = ()
@@ -128,6 +133,8 @@ def make_plan(wanted: Release, found: Found) -> Plan:
         tuple(unit.name for unit in wanted.units if unit.level == level and unit.name in touched)
         for level in sorted({unit.level for unit in wanted.units})
     ]
+    # Without a firewall, or with a release that says nothing of it, there is nothing to change.
+    opened = wanted.openings if found.openings is None or not wanted.openings else found.openings
     before, after = found.release.files(), wanted.files()
     damaged = {name for name in after if is_damaged(name, wanted, found.damaged)}
     missing = sorted(image for image in wanted.images if by_digest(image) not in found.images)
@@ -137,6 +144,8 @@ def make_plan(wanted: Release, found: Found) -> Plan:
         build=tuple(image for image in missing if way(image) == "build"),
         secrets=tuple(sorted(wanted.secrets - found.secrets)),
         networks=tuple(sorted(networks)),
+        open=tuple(nftables.missing(wanted.openings, opened)),
+        close=tuple(nftables.missing(opened, wanted.openings)),
         write=tuple(
             sorted(damaged | found.links | {name for name, text in after.items() if before.get(name) != text})
         ),

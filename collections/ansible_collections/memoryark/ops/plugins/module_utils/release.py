@@ -8,9 +8,11 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from ansible_collections.memoryark.ops.plugins.module_utils import nftables
 
 FINGERPRINT_LABEL = "io.memoryark.fingerprint"
 SECRET_PREFIX = "memoryark-"  # noqa: S105 - the prefix of secrets' names
@@ -58,13 +60,15 @@ class Unit:
 class Release:
     """Units of all kinds with the configuration files, by set and by path in it, that they read.
 
-    ``networks`` are as the networks module takes them, by name.
+    ``networks`` are as the networks module takes them, by name. ``openings`` are elements of the firewall's
+    sets, by set; a release from before there was a firewall has none.
     """
 
     units: tuple[Unit, ...] = ()
     systemd: Mapping[str, str] = field(default_factory=dict)
     configs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     networks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    openings: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def names(self) -> frozenset[str]:
@@ -103,6 +107,8 @@ class Release:
     def files(self) -> dict[str, str]:
         """Every text by a name that stays the same from release to release."""
         shown = {f"{unit.name}.container": unit.text for unit in self.units} | dict(self.systemd)
+        if self.openings:
+            shown[nftables.FILE] = nftables.elements(self.openings)
         for unit in self.units:
             for path, text in self.configs.get(unit.configs, {}).items():
                 shown[f"config/{unit.service}/{path}"] = text
@@ -124,6 +130,7 @@ class Release:
             raw["systemd"],
             raw["configs"],
             raw.get("networks", {}),
+            raw.get("openings", {}),
         )
 
 
@@ -174,7 +181,7 @@ def bind(params: Mapping[str, Any], secrets: Mapping[str, str]) -> Release:
             )
         )
     networks = {network["name"]: dict(network) for network in params["networks"]}
-    return Release(tuple(units), dict(params["systemd_units"]), configs, networks)
+    return Release(tuple(units), dict(params["systemd_units"]), configs, networks, dict(params["openings"]))
 
 
 def secret_version(key: bytes, value: str) -> str:

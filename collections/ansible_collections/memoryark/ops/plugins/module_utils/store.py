@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from ansible_collections.memoryark.ops.plugins.module_utils import databases, networks
+from ansible_collections.memoryark.ops.plugins.module_utils import databases, networks, nftables
 from ansible_collections.memoryark.ops.plugins.module_utils.databases import CURRENT
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.release import Release
@@ -113,6 +113,9 @@ class Store:
             own[unit.name] = {f"{self.directory(number)}/{unit.name}.container": unit.text}
         for name, text in release.systemd.items():
             own[name] = {f"{RELEASES}/{number}/systemd/{name}": text}
+        if release.openings:
+            text = nftables.elements(release.openings)
+            own[nftables.FILE] = {f"{RELEASES}/{number}/{nftables.FILE}": text}
         for name, files in release.configs.items():
             own[name] = {f"{self._configs}/{name}/{path}": text for path, text in files.items()}
         return own

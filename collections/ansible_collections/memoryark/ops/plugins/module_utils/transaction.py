@@ -19,7 +19,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.memoryark.ops.plugins.module_utils import databases, images, networks, rolling
+from ansible_collections.memoryark.ops.plugins.module_utils import (
+    databases,
+    images,
+    networks,
+    nftables,
+    rolling,
+)
 from ansible_collections.memoryark.ops.plugins.module_utils import host as host_module
 from ansible_collections.memoryark.ops.plugins.module_utils.host import (
     QUADLET_GENERATOR,
@@ -76,6 +82,7 @@ def observe(host: Host, store: Store, wanted: Release) -> Found:
         images=host.images(),
         secrets=host.secrets(),
         networks=networks.look(host, {*release.networks, *wanted.networks}),
+        openings=nftables.live(host),
         trial=interrupted | left_over(release, states),
         live=store.live(release),
         pending=store.pending(),
@@ -142,6 +149,7 @@ def switch(
         started = perform(host, store, number, wanted, plan, to_the_end=store.current() == number)
         watch(host, started, monitor_seconds(wanted, started))
         databases.hand_over(host.path(databases.TRIAL), number)
+        set_openings(host, wanted, plan)
         store.commit(number, wanted, origin)
     except (Exception, SystemExit) as error:
         # Whatever it was, a bug in here included: the host must not be left in between.
@@ -293,6 +301,9 @@ def perform(
     of the units as they were when they had become healthy.
     """
     stop(host, plan.remove)
+    if plan.open:
+        # Beside what the other release opens, which serves until this one does.
+        nftables.load(host, nftables.elements(release.openings, replace=False))
     make_networks(host, release, plan)
     if plan.touched:
         # A start limit that an earlier attempt ran into must not refuse this one. Units that systemd has not
@@ -336,6 +347,12 @@ def make_networks(host: Host, release: Release, plan: Plan) -> None:
     networks.make(host, [release.networks[name] for name in plan.networks], leaving)
 
 
+def set_openings(host: Host, release: Release, plan: Plan) -> None:
+    """Let the firewall open what the release says and nothing else."""
+    if plan.open or plan.close:
+        nftables.load(host, nftables.elements(release.openings))
+
+
 def monitor_seconds(release: Release, names: Iterable[str]) -> float:
     """Return for how long units must stay healthy before the release counts."""
     return max((unit.monitor for unit in release.units if unit.name in set(names)), default=0.0)
@@ -362,6 +379,7 @@ def roll_back(host: Host, store: Store, tried: int, failed: Release) -> str:
         # What the failed release gave to others, a port or a name, must be free before its owner starts.
         stop_units(host, plan.touched - {*plan.roll})
         perform(host, store, number, previous, plan, to_the_end=True)
+        set_openings(host, previous, plan)
     except (Exception, SystemExit) as error:
         return f"Release {number} could not be put back: {error}"
     if problem:

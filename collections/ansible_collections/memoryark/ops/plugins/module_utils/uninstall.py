@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.memoryark.ops.plugins.module_utils import databases, images, networks
+from ansible_collections.memoryark.ops.plugins.module_utils import databases, images, networks, nftables
 from ansible_collections.memoryark.ops.plugins.module_utils.host import OWNED_LABEL, Host, HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.plan import by_digest
 from ansible_collections.memoryark.ops.plugins.module_utils.release import (
@@ -42,6 +42,9 @@ FILES = (
     "/etc/sysctl.d/60-memoryark.conf",
     "/etc/systemd/journald.conf.d/memoryark.conf",
     "/etc/systemd/timesyncd.conf.d/memoryark.conf",
+    nftables.DROP_IN,
+    *(f"{_SYSTEMD}/{unit}" for unit in nftables.UNITS),
+    f"{_SYSTEMD}/sysinit.target.wants/{nftables.UNITS[0]}",
 )
 MASKS = (f"{_SYSTEMD}/podman-auto-update.service", f"{_SYSTEMD}/podman-auto-update.timer")
 # Programs that read some of the files only when they start.
@@ -333,6 +336,7 @@ def remove(host: Host, root: str, removal: Removal, delete_data: bool) -> None:
         host.try_run(["podman", "image", "rm", "--ignore", *names])
     if removal.volumes:
         host.run(["podman", "volume", "rm", *removal.volumes])
+    remove_firewall(host)
     for path in removal.files:
         host.delete(path)
     host.run(["systemctl", "daemon-reload"])
@@ -355,6 +359,14 @@ def stop(host: Host, removal: Removal) -> None:
     stop_units(host, removal.units)
     if host.has_podman:
         host.run(["podman", "rm", "--force", f"--filter=label={FINGERPRINT_LABEL}"])
+
+
+def remove_firewall(host: Host) -> None:
+    """Remove the table of the firewall. Its files go after it: they tell a later run that there was one."""
+    if nftables.live(host) is not None:
+        # To stop the units changes no rules.
+        host.try_run(["systemctl", "stop", *nftables.UNITS])
+        nftables.load(host, nftables.GUARD.initial)
 
 
 def delete(host: Host, path: str) -> None:

@@ -95,10 +95,12 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from hashlib import md5
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.memoryark.ops.plugins.module_utils import nftables
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.images import recorded_tags
 from ansible_collections.memoryark.ops.plugins.module_utils.plan import by_digest
@@ -181,6 +183,31 @@ def port_problems(host: Host, ports: list[int]) -> Iterator[tuple[str, str]]:
             yield f"port {port}", f"is taken by {owner}; stop and disable that service"
 
 
+def firewall_problems(host: Host) -> Iterator[tuple[str, str]]:
+    """Yield other firewalls at work: two would each let through what the other forbids, or forbid it."""
+    states = host.unit_states(["ufw", "firewalld", "nftables"], "ActiveState", "UnitFileState")
+    for name in ("ufw", "firewalld"):
+        if states.get(name, {}).get("ActiveState") == "active":
+            yield f"firewall {name}", f"is at work; disable it: systemctl disable --now {name}"
+    enabled = states.get("nftables", {}).get("UnitFileState") == "enabled"
+    if enabled and host.read(nftables.DROP_IN) is None and has_own_rules(host):
+        yield (
+            "/etc/nftables.conf",
+            "has rules of its own, which would not be loaded any more; move them to "
+            "memoryark_firewall_openings, then: systemctl disable nftables",
+        )
+
+
+def has_own_rules(host: Host) -> bool:
+    """Whether Debian's file of rules is not the one that the package has brought."""
+    shown = host.run(["dpkg-query", "--show", "--showformat=${Conffiles}", "nftables"])
+    known = dict(line.split()[:2] for line in shown.splitlines() if line.strip())
+    text = host.read("/etc/nftables.conf")
+    # The hash is dpkg's choice.
+    present = md5((text or "").encode(), usedforsecurity=False).hexdigest()
+    return text is not None and known.get("/etc/nftables.conf") != present
+
+
 def name_problems(names: list[str]) -> Iterator[tuple[str, str]]:
     """Yield the host names that do not resolve."""
     for name in names:
@@ -240,6 +267,7 @@ def problems(host: Host, params: dict[str, Any]) -> Iterator[tuple[str, str]]:
     free = free_bytes(host.path(params["root"]))
     yield f"disk under {params['root']}", room_problem("disk free", free, params["disk_needed"])
     yield from port_problems(host, params["ports"])
+    yield from firewall_problems(host)
     yield from name_problems(params["names"])
 
 

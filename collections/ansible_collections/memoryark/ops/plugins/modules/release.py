@@ -108,6 +108,11 @@ options:
     type: list
     elements: dict
     default: []
+  openings:
+    description:
+      - What the firewall opens, as elements of its sets by set. Without it the firewall stays as it is.
+    type: dict
+    default: {}
   secrets:
     description: Values of the secrets by name.
     type: dict
@@ -224,6 +229,14 @@ plan:
       elements: str
     networks:
       description: Networks that are missing or differ. What is on these is stopped and started again.
+      type: list
+      elements: str
+    open:
+      description: What the firewall is to open, each as set and element.
+      type: list
+      elements: str
+    close:
+      description: What the firewall is to close. That is done last.
       type: list
       elements: str
     secrets:
@@ -366,6 +379,7 @@ def main() -> None:
                 },
             },
             "networks": {"type": "list", "elements": "dict", "default": []},
+            "openings": {"type": "dict", "default": {}},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
             "archives": {"type": "dict", "default": {}},
             "builds": {

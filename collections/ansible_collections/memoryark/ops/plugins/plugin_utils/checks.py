@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+from ansible_collections.memoryark.ops.plugins.module_utils import nftables
 from ansible_collections.memoryark.ops.plugins.module_utils.store import AT_BOOT
 from ansible_collections.memoryark.ops.plugins.plugin_utils.instances import (
     BLOCK,
@@ -25,6 +26,8 @@ _PINNED = re.compile(r"[a-z0-9.\-]+(:[0-9]+)?(/[a-z0-9._\-]+)+(:[\w.\-]+)?@sha25
 _TAGGED = re.compile(
     r"([a-z0-9\-]*\.[a-z0-9.\-]+(:[0-9]+)?|[a-z0-9\-]+:[0-9]+)(/[a-z0-9._\-]+)+:\w[\w.\-]{0,127}", re.ASCII
 )
+
+MAX_PORT = 65_535
 
 Where = Callable[[str, str], str]
 """Names file and key for a service and a path below it."""
@@ -61,7 +64,7 @@ def check_catalogue(
     """
     found: list[Problem] = []
     for service in catalogue.services.values():
-        if f"{service.unit}.service" in AT_BOOT:
+        if f"{service.unit}.service" in {*AT_BOOT, *nftables.UNITS}:
             what = f"the project has a unit {service.unit} of its own; give the service another name."
             found.append(Problem(where("", f"services.{service.name}"), what))
         found += _check_service(service, catalogue, names, secrets, where)
@@ -251,6 +254,12 @@ def _check_subnets(catalogue: Catalogue, where: Where) -> Iterator[Problem]:
         if network.ip_range and leased_subnet(network) is None:
             what = f"ip_range {network.ip_range} is no part of one of its IPv4 subnets."
             yield Problem(where("", f"networks.{network.key}.ipam"), what)
+        if network.internal and network.egress:
+            what = "an internal network has no way out; take internal away, or egress."
+            yield Problem(where("", f"networks.{network.key}.x-memoryark"), what)
+        for _protocol, port in network.egress:
+            if port > MAX_PORT:
+                yield Problem(where("", f"networks.{network.key}.x-memoryark"), f"there is no port {port}.")
         for subnet in network.subnets:
             try:
                 parsed.append((network.key, ipaddress.ip_network(subnet)))

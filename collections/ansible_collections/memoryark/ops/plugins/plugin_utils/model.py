@@ -28,7 +28,8 @@ DEFAULT_MONITOR = 5.0
 class Network:
     """A Podman network; ``key`` is how services name it, ``name`` how Podman does.
 
-    Containers without an address of their own get one from ``ip_range``, if there is one.
+    Containers without an address of their own get one from ``ip_range``, if there is one. To outside of the
+    host they may connect at the protocols and ports of ``egress`` only.
     """
 
     key: str
@@ -38,6 +39,7 @@ class Network:
     ipv6: bool
     subnets: tuple[str, ...]
     ip_range: str = ""
+    egress: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -321,7 +323,14 @@ def parse_network(key: str, raw: Mapping[str, Any]) -> Network:
         ipv6=raw.get("enable_ipv6", False),
         subnets=tuple(entry["subnet"] for entry in raw["ipam"]["config"]),
         ip_range=next((entry["ip_range"] for entry in raw["ipam"]["config"] if "ip_range" in entry), ""),
+        egress=tuple(parse_egress(one) for one in raw.get("x-memoryark", {}).get("egress", ())),
     )
+
+
+def parse_egress(raw: str) -> tuple[str, int]:
+    """Return protocol and port of an ``egress`` entry."""
+    protocol, _slash, port = raw.partition("/")
+    return protocol, int(port)
 
 
 def parse_volume(key: str, raw: Mapping[str, Any] | None) -> Volume:

@@ -15,6 +15,7 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.checks import start_
 from ansible_collections.memoryark.ops.plugins.plugin_utils.configs import render_configs
 from ansible_collections.memoryark.ops.plugins.plugin_utils.instances import instances
 from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue, Service
+from ansible_collections.memoryark.ops.plugins.plugin_utils.openings import openings
 from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Problem, ProblemsError
 from ansible_collections.memoryark.ops.plugins.plugin_utils.quadlet import (
     refused_keys,
@@ -54,6 +55,7 @@ def build_release(
         "builds": [recipe.to_option() for recipe in catalogue.images.recipes.values()],
         "tags": dict(catalogue.tags),
         "networks": networks(catalogue),
+        "openings": openings(catalogue),
         "directories": directories(catalogue),
         "volumes": sorted(volume.name for volume in catalogue.volumes.values() if not volume.directory),
         "secrets": list(catalogue.secret_names),
@@ -130,7 +132,7 @@ def database_paths(catalogue: Catalogue, service: Service, root: str) -> list[st
 def networks(catalogue: Catalogue) -> list[dict[str, Any]]:
     """Return the networks as options of the networks module."""
     return [
-        {key: value for key, value in asdict(network).items() if key != "key"}
+        {key: value for key, value in asdict(network).items() if key not in {"key", "egress"}}
         | {"subnets": list(network.subnets)}
         for network in catalogue.networks.values()
     ]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -91,6 +92,17 @@ SETTINGS: dict[str, Setting] = {
     "memoryark_registries": Setting(
         "Container registries with settings of their own: location, insecure.", default=[]
     ),
+    "memoryark_ssh_ports": Setting("The ports of the server's SSH server.", default=[22]),
+    "memoryark_ssh_sources": Setting(
+        "Addresses and networks that may use SSH, such as `203.0.113.7` or `2001:db8::/48`. Without any, all "
+        "may, and each only so many times a minute.",
+        default=[],
+    ),
+    "memoryark_firewall_openings": Setting(
+        "Other ports of the server itself that are reached from outside, each with port, protocol (tcp or "
+        "udp) and sources. Those of containers are opened for their Compose files.",
+        default=[],
+    ),
     "memoryark_resolve_names": Setting("Whether the host names must resolve on the server.", default=True),
     "memoryark_disk_needed": Setting("Free disk space that a deployment needs.", default="4G"),
     "memoryark_timezone": Setting("Time zone of the host.", default="Asia/Taipei"),
@@ -161,6 +173,57 @@ def check_settings(values: Mapping[str, Any]) -> list[Problem]:
             elif re.fullmatch(setting.pattern, text) is None:
                 problems.append(Problem(f"inventory {name}", f"'{text}' is not {setting.form}."))
     return problems
+
+
+def check_firewall(values: Mapping[str, Any]) -> list[Problem]:
+    """Return what is wrong with the settings of the firewall, from which it could not make rules."""
+    found = []
+    for name in ("memoryark_ssh_ports", "memoryark_ssh_sources", "memoryark_firewall_openings"):
+        if not isinstance(values[name], list):
+            found.append(Problem(f"inventory {name}", "has to be a list."))
+    if found:
+        return found
+    if not values["memoryark_ssh_ports"]:
+        found.append(Problem("inventory memoryark_ssh_ports", "is empty; nobody could come in."))
+    found += _ports("memoryark_ssh_ports", values["memoryark_ssh_ports"])
+    found += _sources("memoryark_ssh_sources", values["memoryark_ssh_sources"])
+    for number, opening in enumerate(values["memoryark_firewall_openings"]):
+        name = f"memoryark_firewall_openings[{number}]"
+        if not isinstance(opening, Mapping) or "port" not in opening:
+            found.append(Problem(f"inventory {name}", "needs a port, such as {port: 9100}."))
+            continue
+        for key in sorted(set(opening) - _OPENING_KEYS):
+            what = f"there is no key {key}.{suggestion(key, _OPENING_KEYS)}"
+            found.append(Problem(f"inventory {name}", what))
+        if opening.get("protocol", "tcp") not in {"tcp", "udp"}:
+            found.append(Problem(f"inventory {name}.protocol", f"'{opening['protocol']}' is not tcp or udp."))
+        found += _ports(f"{name}.port", [opening["port"]])
+        found += _sources(f"{name}.sources", opening.get("sources", []))
+    return found
+
+
+_OPENING_KEYS = {"port", "protocol", "sources"}
+
+
+def _ports(name: str, values: Iterable[Any]) -> list[Problem]:
+    valid = re.compile(r"[1-9]\d{0,4}", re.ASCII)
+    return [
+        Problem(f"inventory {name}", f"'{value}' is not a port from 1 to 65535.")
+        for value in values
+        if valid.fullmatch(str(value)) is None or int(value) > 65_535
+    ]
+
+
+def _sources(name: str, values: Any) -> list[Problem]:
+    if not isinstance(values, list):
+        return [Problem(f"inventory {name}", "has to be a list of addresses and networks.")]
+    found = []
+    for value in values:
+        try:
+            ipaddress.ip_network(str(value))
+        except ValueError as error:
+            found.append(Problem(f"inventory {name}", f"{error}."))
+    return found
 
 
 def is_placeholder(text: str) -> bool:
