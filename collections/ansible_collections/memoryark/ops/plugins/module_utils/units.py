@@ -42,16 +42,16 @@ def stop_units(host: Host, units: Iterable[str]) -> None:
         for name, state in states.items()
         if state["LoadState"] == "loaded" or state["ActiveState"] != "inactive"
     ]
-    _stop_for_sure(host, known)
+    stop_for_sure(host, known)
 
 
 def stop_trying(host: Host, units: Iterable[str]) -> None:
     """Stop units that failed and wait to be started again: systemd would start what they need with them."""
     states = host.unit_states(units, "ActiveState")
-    _stop_for_sure(host, [name for name, state in states.items() if state["ActiveState"] == "activating"])
+    stop_for_sure(host, [name for name, state in states.items() if state["ActiveState"] == "activating"])
 
 
-def _stop_for_sure(host: Host, units: Collection[str]) -> None:
+def stop_for_sure(host: Host, units: Collection[str]) -> None:
     """Stop units, which the start of another that needs them must not cancel."""
     if units:
         host.run(["systemctl", "--job-mode=replace-irreversibly", "stop", *as_services(units)])

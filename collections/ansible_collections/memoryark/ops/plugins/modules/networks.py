@@ -99,6 +99,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.memoryark.ops.plugins.module_utils import networks
 from ansible_collections.memoryark.ops.plugins.module_utils.diff import difference
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
+from ansible_collections.memoryark.ops.plugins.module_utils.units import stop_for_sure
 
 
 def keep(host: Host, wanted: list[dict[str, Any]], recreate: bool, check: bool) -> dict[str, Any]:
@@ -111,8 +112,7 @@ def keep(host: Host, wanted: list[dict[str, Any]], recreate: bool, check: bool) 
     networks.check_strangers(host, recreated)
     stopped = sorted({unit for name in recreated for unit in networks.units_on(host, name)})
     if not check:
-        if stopped:
-            host.run(["systemctl", "stop", *stopped])
+        stop_for_sure(host, [unit.removesuffix(".service") for unit in stopped])
         networks.make(host, [one for one in wanted if one["name"] in {*created, *recreated}], recreated)
     return {
         "changed": bool(created or recreated),
