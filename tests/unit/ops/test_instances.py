@@ -10,7 +10,7 @@ import pytest
 from ansible_collections.memoryark.ops.plugins.plugin_utils.catalogue import build_catalogue
 from ansible_collections.memoryark.ops.plugins.plugin_utils.configs import render_configs
 from ansible_collections.memoryark.ops.plugins.plugin_utils.instances import instances, upstreams
-from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue
+from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue, Mount
 from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import ProblemsError
 from ansible_collections.memoryark.ops.plugins.plugin_utils.quadlet import render_units
 from ansible_collections.memoryark.ops.plugins.plugin_utils.release import build_release, reserved_memory
@@ -130,6 +130,29 @@ def test_a_proxy_starts_after_what_it_sends_requests_to(
     except ProblemsError as error:
         found = [str(problem).replace(tmp_path.name, "{stack}") for problem in error.problems]
     assert found == problems
+
+
+def test_all_that_is_wrong_with_a_release_comes_at_once(tmp_path: Path) -> None:
+    """A key that Podman does not know, a template that fails, and a proxy that starts too early."""
+    made = catalogue(app=rolling())
+    proxy = replace(made.services["proxy"], dns=("192.0.2.53\nMemory=1g",), depends_on=())
+    app = replace(
+        made.services["app"],
+        mounts=(*made.services["app"].mounts, Mount("config", "./app/config", "/etc/app", True)),
+    )
+    folders = [tmp_path / name / "config" for name in ("proxy", "app")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    template = Path("stack/nginx-proxy/config/upstreams.conf.j2").read_text(encoding="utf-8")
+    (folders[0] / "upstreams.conf.j2").write_text(template)
+    (folders[1] / "bad.conf.j2").write_text("{{ nowhere.to_be_found }}")
+    with pytest.raises(ProblemsError) as caught:
+        build_release(
+            replace(made, services={**made.services, "proxy": proxy, "app": app}), tmp_path, "/srv", {}
+        )
+    said = str(caught.value)
+    assert "Memory is no [Container] key" in said
+    assert "bad.conf.j2" in said
 
 
 def test_a_proxy_on_no_common_network_knows_none() -> None:

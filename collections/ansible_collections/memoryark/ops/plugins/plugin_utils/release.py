@@ -32,14 +32,16 @@ def build_release(
 ) -> dict[str, Any]:
     """Return the release as plain data; raises ProblemsError."""
     quadlets, systemd_units = render_units(catalogue, root)
-    refused = [Problem(name, message) for name, text in quadlets.items() for message in refused_keys(text)]
-    if refused:
-        raise ProblemsError(refused)
+    problems = [Problem(name, message) for name, text in quadlets.items() for message in refused_keys(text)]
     levels = start_levels({name: service.depends_on for name, service in catalogue.services.items()})
-    configs = render_configs(stack, catalogue, variables)
-    early = early_proxies(catalogue, configs, levels, stack.name)
-    if early:
-        raise ProblemsError(early)
+    configs: dict[str, dict[str, str]] = {}
+    try:
+        configs = render_configs(stack, catalogue, variables)
+    except ProblemsError as error:
+        problems += error.problems
+    problems += early_proxies(catalogue, configs, levels, stack.name)
+    if problems:
+        raise ProblemsError(problems)
     return {
         "root": root,
         "quadlets": quadlets,
