@@ -28,14 +28,14 @@ METRICS = {
     "memoryark_certificate_renewal_timestamp_seconds": "From when on it is to be renewed.",
     "memoryark_certificate_placeholder": "1 if it is only a placeholder.",
     "memoryark_certificate_served": "1 if the proxy serves it for all names.",
-    "memoryark_certificate_last_attempt_timestamp_seconds": "When the last attempt was made to have it right.",
+    "memoryark_certificate_last_attempt_timestamp_seconds": "When it was last tried to have it right.",
     "memoryark_certificate_last_success_timestamp_seconds": "When that last succeeded.",
 }
 
 
 @dataclass(frozen=True)
 class State:
-    """The last attempt to have the right certificate served; times are seconds since the epoch, 0 for never."""
+    """The last attempt to have the right one served; times are seconds since the epoch, 0 for never."""
 
     attempt: float = 0.0
     success: float = 0.0
@@ -152,8 +152,8 @@ def prepare(site: Site, dry: bool = False) -> bool:
 def renew(site: Site, now: datetime, *, issue: bool = True, force: bool = False, dry: bool = False) -> Plan:
     """Get a certificate if it is time and have the newest one served; return what was, or is to be, done.
 
-    Without ``issue`` nobody is asked for one. When none can be had, the newest that is still good is served all
-    the same, and AgentError is raised.
+    Without ``issue`` nobody is asked for one. When none can be had, the newest that is still good is served
+    all the same, and AgentError is raised.
     """
     look = inspect(site)
     plan = decide(look, site.names, now, force)
@@ -217,7 +217,8 @@ def status(site: Site, now: datetime) -> list[str]:
     return [
         f"From {look.origin}, serial {one.serial}",
         f"For {', '.join(sorted(one.names))}",
-        f"Expires {local(one.not_after)}, in {(one.not_after - now).days} days; is renewed from {local(one.due)} on",
+        f"Expires {local(one.not_after)}, in {(one.not_after - now).days} days",
+        f"To be renewed from {local(one.due)} on",
         *([f"Not served: {wrong}" for wrong in look.wrong] or ["The proxy serves it."]),
         f"Last attempt {ago(state.attempt)}, last success {ago(state.success)}",
         *([f"Last error: {state.error}"] if state.error else []),

@@ -20,8 +20,7 @@ def run(
         done = subprocess.run(
             command,
             input=data,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             timeout=timeout,
             check=False,
             env={**os.environ, **(env or {})},

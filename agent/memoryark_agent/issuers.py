@@ -26,8 +26,8 @@ class Own:
 class Acme:
     """An ACME server (RFC 8555), asked by certbot, which keeps its things below ``state``.
 
-    ``method`` is ``http-01`` or the name of a plugin such as ``dns-cloudflare``, whose settings are in the file
-    ``credentials``. ``trust`` is a PEM file with the server's own authority, if it is no public one.
+    ``method`` is ``http-01`` or the name of a plugin such as ``dns-cloudflare``, whose settings are in the
+    file ``credentials``. ``trust`` is a PEM file with the server's own authority, if it is no public one.
     """
 
     method: str
@@ -59,11 +59,7 @@ class Acme:
             *("--renew-with-new-domains", "--no-directory-hooks", f"--max-log-backups={KEPT_LOGS}"),
             *(f"--config-dir={self.state}/config", f"--work-dir={self.state}/work"),
             *(f"--logs-dir={self.state}/logs", f"--server={self.directory}", f"--cert-name={self.origin}"),
-            *(
-                [f"--email={self.email}", "--no-eff-email"]
-                if self.email
-                else ["--register-unsafely-without-email"]
-            ),
+            *(f"--email={self.email}", "--no-eff-email"),
             *([f"--required-profile={self.profile}"] if self.profile else []),
             *self._method(),
             *(f"--domain={name}" for name in names),

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 from memoryark_agent.commands import run
@@ -15,8 +16,7 @@ from memoryark_agent.errors import AgentError
 
 CHAIN = "fullchain.pem"
 KEY = "privkey.pem"
-# Let's Encrypt's advice for those who do not ask it when to renew, "Integration Guide", "When to Renew": with a
-# third of the life left, and with half of one that is shorter than ten days.
+# As certbot 4 does: with a third of the life left, and with half of one that is shorter than ten days.
 SHORT_LIFE = timedelta(days=10)
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
@@ -43,7 +43,7 @@ class Certificate:
 
 
 def read(directory: Path) -> Certificate:
-    """Return the certificate of a pair; raises AgentError if one is missing or they do not belong together."""
+    """Return the certificate of a pair; raises AgentError unless both are there and belong together."""
     chain, key = directory / CHAIN, directory / KEY
     try:
         text = chain.read_text(encoding="ascii")
@@ -59,6 +59,7 @@ def read(directory: Path) -> Certificate:
     return parse(found[0])
 
 
+@cache
 def parse(pem: str) -> Certificate:
     """Return what one certificate says; raises AgentError if OpenSSL cannot read it."""
     shown = run(

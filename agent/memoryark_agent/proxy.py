@@ -30,7 +30,7 @@ class Proxy:
     patience: float
 
     def take(self, certificate: Certificate, names: Sequence[str]) -> None:
-        """Let it read its files anew; raises AgentError unless it then serves ``certificate`` for all names."""
+        """Let it read its files anew; raises AgentError unless it then serves the certificate."""
         run(self.test)
         # Old workers may take long to end; systemd bounds that.
         run(self.reload, timeout=900.0)

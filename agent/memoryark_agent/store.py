@@ -1,7 +1,7 @@
 """The certificates that the proxy can be given, and the one that it has.
 
-Each is a directory of its own, and the link ``current`` names one of them: certificate and key change together.
-The proxy mounts the directory above them. A mount of single files would keep the old ones for ever.
+Each is a directory of its own, and the link ``current`` names one of them: certificate and key change
+together. The proxy mounts the directory above them. A mount of single files would keep the old ones for ever.
 """
 
 from __future__ import annotations
