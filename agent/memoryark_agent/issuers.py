@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from memoryark_agent.commands import run
+from memoryark_agent.errors import AgentError
 
 # An ACME server may take minutes, and a DNS plugin waits until its record is known everywhere.
 ISSUE_SECONDS = 1200.0
 KEPT_LOGS = 20
+# A problem document in an answer (RFC 8555, section 6.7).
+_PROBLEM = re.compile(r'"type":\s*"urn:ietf:params:acme:error:(\w+)",\s*"detail":\s*("(?:[^"\\]|\\.)*")')
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,19 @@ class Acme:
 
     def issue(self, names: Sequence[str]) -> None:
         """Get a certificate for the names; raises AgentError with what the server said."""
-        run(
-            self.command(names),
-            timeout=ISSUE_SECONDS,
-            env={"REQUESTS_CA_BUNDLE": self.trust} if self.trust else None,
-        )
+        trust = {"REQUESTS_CA_BUNDLE": self.trust} if self.trust else None
+        try:
+            run(self.command(names), timeout=ISSUE_SECONDS, env=trust)
+        except AgentError as error:
+            log = self.state / "logs" / "letsencrypt.log"
+            said = problems(log.read_text(encoding="utf-8", errors="replace")) if log.is_file() else []
+            raise AgentError("\n".join([*said, str(error)])) from error
+
+
+def problems(log: str) -> list[str]:
+    """Return what an ACME server has complained of, as certbot's log of one run has its answers.
+
+    certbot does not always show it: some versions end with an error of their own when a rate is limited.
+    """
+    found = [f"{kind}: {json.loads(detail)}" for kind, detail in _PROBLEM.findall(log) if kind != "badNonce"]
+    return list(dict.fromkeys(found))

@@ -19,7 +19,7 @@ from memoryark_agent.__main__ import main, read_site
 from memoryark_agent.certificates import Look, Plan, Site, check, decide, prepare, renew
 from memoryark_agent.commands import run
 from memoryark_agent.errors import AgentError
-from memoryark_agent.issuers import Acme, Own
+from memoryark_agent.issuers import Acme, Own, problems
 from memoryark_agent.pairs import Certificate
 from memoryark_agent.proxy import Proxy
 from memoryark_agent.store import Store
@@ -354,6 +354,33 @@ def test_certbot_is_told_everything(tmp_path: Path) -> None:
     dns = replace(issuer, method="dns-rfc2136", credentials="/etc/dns.ini", profile="").command(NAMES)
     assert {"--authenticator=dns-rfc2136", "--dns-rfc2136-credentials=/etc/dns.ini"} < set(dns)
     assert not [word for word in dns if "webroot" in word or "profile" in word]
+
+
+@pytest.mark.parametrize(
+    ("log", "found"),
+    [
+        ("", []),
+        (
+            """{"type": "urn:ietf:params:acme:error:rateLimited", "detail": "too \\"many\\" of them"}""",
+            ['rateLimited: too "many" of them'],
+        ),
+        (
+            """
+            "error": {
+              "type": "urn:ietf:params:acme:error:dns",
+              "detail": "no address for line.ark.test",
+              "status": 400
+            },
+            "type": "urn:ietf:params:acme:error:badNonce", "detail": "JWS has an invalid anti-replay nonce",
+            {"type":"urn:ietf:params:acme:error:dns","detail":"no address for line.ark.test"}
+            """,
+            ["dns: no address for line.ark.test"],
+        ),
+        ('"type": "urn:ietf:params:acme:error:dns", "detail": "cut o', []),
+    ],
+)
+def test_what_the_server_complained_of(log: str, found: list[str]) -> None:
+    assert problems(log) == found
 
 
 @pytest.mark.parametrize(
