@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,18 @@ from memoryark_agent.proxy import Proxy
 from memoryark_agent.store import Store
 
 SETTINGS = Path("/etc/memoryark/certificates/settings.json")
+STATE = "/var/lib/memoryark/certificates"
+METRICS = "/var/lib/memoryark/metrics/certificates.prom"
+# Of the proxy on a host.
+PORT = 443
+PATIENCE = 60.0
 
 
 def read_site(path: Path) -> Site:
     """Return the site that the file ``path`` describes; raises AgentError."""
     try:
         raw: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        state = Path(raw["state"])
+        state = Path(raw.get("state", STATE))
         issuer: Acme | Own
         if raw["method"] == "own":
             issuer = Own(Path(raw["own"]))
@@ -35,9 +41,9 @@ def read_site(path: Path) -> Site:
             names=raw["names"],
             issuer=issuer,
             store=Store(Path(raw["store"]), raw["group"]),
-            proxy=Proxy(**raw["proxy"]),
+            proxy=Proxy(**{"port": PORT, "patience": PATIENCE, **raw["proxy"]}),
             state=state,
-            metrics=Path(raw["metrics"]),
+            metrics=Path(raw.get("metrics", METRICS)),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AgentError(f"{path} cannot be used: {error!r}. Run site.yml: it writes the file") from error
@@ -53,7 +59,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     verbs = commands.add_subparsers(title="commands", dest="verb", required=True)
     for verb, (_act, text) in VERBS.items():
         verbs.add_parser(verb, help=text)
-    for verb in ("prepare", "renew", "deploy"):
+    for verb in ACTING:
         verbs.choices[verb].add_argument("--dry-run", action="store_true", help="only say what would be done")
     verbs.choices["renew"].add_argument("--force", action="store_true", help="also when it is not time yet")
     return parser.parse_args(argv)
@@ -97,6 +103,8 @@ VERBS: dict[str, tuple[Callable[[Site, datetime, argparse.Namespace], str], str]
     "check": (check, "see whether the right one is served"),
     "status": (status, "tell what is served, until when, and how the last attempt ended"),
 }
+# Those that change something; only one of them works at a time.
+ACTING = ("prepare", "renew", "deploy")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -104,7 +112,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(sys.argv[1:] if argv is None else argv)
     try:
         site = read_site(options.settings)
-        with certificates.locked(site):
+        acts = options.verb in ACTING and not options.dry_run
+        with certificates.locked(site) if acts else nullcontext():
             print(VERBS[options.verb][0](site, datetime.now(UTC), options))
     except (AgentError, OSError) as error:
         print(error, file=sys.stderr)

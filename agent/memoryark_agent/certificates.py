@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -262,6 +263,7 @@ def remembered(site: Site) -> State:
 
 def publish(site: Site, look: Look) -> None:
     """Write the metrics."""
+    files.make_directory(site.metrics.parent)
     files.write(site.metrics, metrics.render(METRICS, measured(look, remembered(site))).encode())
 
 
@@ -284,6 +286,10 @@ def measured(look: Look, state: State) -> dict[str, float]:
 @contextmanager
 def locked(site: Site) -> Iterator[None]:
     """Be the only one at work; others wait."""
-    with (site.state / "lock").open("w", encoding="ascii") as handle:
+    files.make_directory(site.state, 0o700)
+    handle = os.open(site.state, os.O_RDONLY | os.O_DIRECTORY)
+    try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)

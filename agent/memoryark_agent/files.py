@@ -35,6 +35,14 @@ def link(path: Path, target: str) -> None:
     sync(path.parent)
 
 
+def make_directory(directory: Path, mode: int = 0o755) -> None:
+    """Make a directory and its parents, with these modes whatever the umask; one that is there stays."""
+    if not directory.is_dir():
+        make_directory(directory.parent)
+        directory.mkdir()
+        directory.chmod(mode)
+
+
 def sync(directory: Path) -> None:
     """Make the names in a directory durable."""
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
