@@ -374,8 +374,13 @@ def test_a_certificate_is_renewed_by_its_age(tmp_path: Path) -> None:
         host.done("renew")
         first = host.served()
         begun = host.metric("expiry_timestamp_seconds") - life
-        answers = []
-        await_true(lambda: answers.append(host.done("renew")) or answers[-1] != "unchanged", "not renewed")
+        answers = [host.done("renew")]
+
+        def renewed() -> bool:
+            answers.append(host.done("renew"))
+            return answers[-1] != "unchanged"
+
+        await_true(renewed, "not renewed")
         assert time.time() >= begun + life / 2, "half of a short life has to be over"
         assert answers[0] == "unchanged"
         assert answers[-1].startswith("changed: a new one is issued: it expires on")

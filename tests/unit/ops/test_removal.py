@@ -412,9 +412,11 @@ def test_everything_is_done_in_its_order(machine: Machine, monkeypatch: pytest.M
     monkeypatch.setattr(os, "sync", lambda: seen.append(("sync", files(machine) & set(uninstall.FILES))))
     names = [f"memoryark-{name}.service" for name in NEW]
     every = [f"memoryark-{name}.service" for name in sorted({*OLD, *NEW})]
+    timed = "memoryark-certificates.service memoryark-certificates.timer"
+    own = f"{timed} memoryark-networks.service memoryark.target"
     take_away(machine.host(), params(), check=False)
     assert seen == [
-        ("stop memoryark-networks.service memoryark.target", {"links", "files"}),
+        (f"stop {own}", {"links", "files"}),
         (f"stop {' '.join(names)}", {"links", "files"}),
         ("daemon-reload", {"files"}),
         (f"reset-failed {' '.join([*every, *OWN_UNITS])}", {"files"}),
