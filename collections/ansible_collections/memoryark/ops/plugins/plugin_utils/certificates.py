@@ -11,8 +11,6 @@ from typing import Any
 from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue
 from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Problem
 from ansible_collections.memoryark.ops.plugins.plugin_utils.settings import SECRETS, is_placeholder
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 # The volumes of the catalogue by which a proxy gets them.
 STORE = "tls"
@@ -85,6 +83,10 @@ def check_certificate(
 
 
 def _check_pair(certificate: str, key: str, names: Sequence[str], now: datetime) -> Iterator[Problem]:
+    # Imported here so that the pure parts of the collection load without it.
+    from cryptography import x509  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+
     where = "inventory memoryark_secrets.tls_certificate"
     try:
         leaf = x509.load_pem_x509_certificate(certificate.encode())
@@ -103,16 +105,10 @@ def _check_pair(certificate: str, key: str, names: Sequence[str], now: datetime)
                 "inventory memoryark_secrets.tls_key",
                 "is not the key of tls_certificate, whose first certificate has to be the server's own.",
             )
-    if missing := [name for name in names if not {name, f"*.{name.partition('.')[2]}"} & set(_hosts(leaf))]:
+    # RFC 9525, section 6.3: only alternative names count.
+    listed = [one.value for one in leaf.extensions if isinstance(one.value, x509.SubjectAlternativeName)]
+    hosts = {host for one in listed for host in one.get_values_for_type(x509.DNSName)}
+    if missing := [name for name in names if not {name, f"*.{name.partition('.')[2]}"} & hosts]:
         yield Problem(where, f"is not for {', '.join(missing)}.")
     if now >= leaf.not_valid_after_utc:
         yield Problem(where, f"expired on {leaf.not_valid_after_utc:%Y-%m-%d}.")
-
-
-def _hosts(leaf: x509.Certificate) -> list[str]:
-    """Return the host names of a certificate (RFC 9525, section 6.3: alternative names only)."""
-    try:
-        listed = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
-    return listed.get_values_for_type(x509.DNSName)
