@@ -8,7 +8,7 @@ export MEMORYARK_LAB_STATE ?= $(CURDIR)/.lab
 # Molecule and ansible-lint look for Ansible's programs on PATH.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON ?= python3
-SCENARIOS := base podman firewall networks volumes containers
+SCENARIOS := base podman firewall networks volumes containers certificates
 # What each step of a run took is shown by the step itself; this shows which step it is.
 say = @printf '\n== %s  (%s)\n' "$(1)" "$$(date +%H:%M:%S)"
 
@@ -52,9 +52,9 @@ sanity: setup
 	@tests/run-sanity
 
 integration: setup
-	$(call say,Integration tests: LINE stand-in against the official SDK; Compose files against docker-compose; Redis after a power cut; the firewall with real packets)
+	$(call say,Integration tests: LINE stand-in against the official SDK; Compose files against docker-compose; Redis after a power cut; the firewall with real packets; certificates against an ACME server)
 	@$(BIN)/pytest tests/integration/test_line_platform_sdk.py tests/integration/test_compose_witness.py \
-	  tests/integration/test_redis_start.py tests/integration/test_firewall_packets.py
+	  tests/integration/test_redis_start.py tests/integration/test_firewall_packets.py tests/integration/test_certificates.py
 
 molecule: setup
 	$(call say,Molecule: each role on a real host: about 25 min)

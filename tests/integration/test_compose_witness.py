@@ -33,8 +33,6 @@ SECRETS = {
     "jwt_secret",
     "line_channel_access_token",
     "line_channel_secret",
-    "tls_certificate",
-    "tls_key",
     "extra",
 }
 

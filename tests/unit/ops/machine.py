@@ -507,9 +507,9 @@ class _PoweredHost(Host):
     def has(self, program: str) -> bool:
         return program in self._machine.programs
 
-    def write(self, name: str, text: str, mode: int = 0o644) -> None:
+    def write(self, name: str, content: str | bytes, mode: int = 0o644) -> None:
         self._machine.tick()
-        super().write(name, text, mode)
+        super().write(name, content, mode)
 
     def link(self, name: str, target: str) -> None:
         self._machine.tick()

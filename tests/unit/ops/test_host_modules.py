@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -198,8 +199,8 @@ def test_a_file_in_the_way_of_a_directory_is_named(tmp_path: Path) -> None:
 def test_files_and_links_are_kept(tmp_path: Path) -> None:
     host = Host(Recorder(), tmp_path)
     wanted = [
-        {"path": "/etc/a.conf", "content": "a\n", "link": None, "mode": "0600"},
-        {"path": "/etc/deep/link", "content": None, "link": "/dev/null", "mode": "0644"},
+        {"path": "/etc/a.conf", "content": "a\n", "base64": None, "link": None, "mode": "0600"},
+        {"path": "/etc/deep/link", "content": None, "base64": None, "link": "/dev/null", "mode": "0644"},
     ]
     assert files.keep(host, wanted, check=True)["written"] == ["/etc/a.conf", "/etc/deep/link"]
     assert not (tmp_path / "etc").exists()
@@ -211,6 +212,17 @@ def test_files_and_links_are_kept(tmp_path: Path) -> None:
     (tmp_path / "etc/deep/link").unlink()
     (tmp_path / "etc/deep/link").write_text("a file now")
     assert files.keep(host, wanted, check=False)["written"] == ["/etc/a.conf", "/etc/deep/link"]
+    assert files.keep(host, wanted, check=False)["changed"] is False
+
+
+def test_a_file_that_is_no_text_is_kept(tmp_path: Path) -> None:
+    host = Host(Recorder(), tmp_path)
+    content = b"\0\xff\r\n"
+    encoded = base64.b64encode(content).decode()
+    wanted = [{"path": "/lib/program", "content": None, "base64": encoded, "link": None, "mode": "0755"}]
+    shown = files.keep(host, wanted, check=False)["diff"][0]
+    assert (shown["before"], shown["after"]) == ("", f"SHA-256 {hashlib.sha256(content).hexdigest()}\n")
+    assert (tmp_path / "lib/program").read_bytes() == content
     assert files.keep(host, wanted, check=False)["changed"] is False
 
 

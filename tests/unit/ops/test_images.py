@@ -259,7 +259,6 @@ def test_every_build_of_the_stack_is_whole(name: str) -> None:
         },
         variables=dict.fromkeys(("MEMORYARK_DOMAIN", "LINE_DOMAIN", "LINE_CHANNEL_ID", "ROOT_ADMIN_EMAIL"), "x.test"),
         secrets={"line_channel_access_token", "line_channel_secret", "internal_api_token", "jwt_secret"}
-        | {"tls_certificate", "tls_key"},
     )  # fmt: skip
     recipe = made.images.recipes[made.services[name].image]
     lines = recipe.context["Containerfile"].content.decode().splitlines()

@@ -126,8 +126,9 @@ def test_configuration_that_is_read_anew_has_a_place_where_it_can_change() -> No
 
 
 def test_a_program_checks_its_configuration_as_the_service_would_see_it() -> None:
-    service = build_catalogue(sources({"app": smallest(**LIVE)}, secrets={"key"})).services["app"]
-    command = render_check(service, "/srv/ark")
+    volumes = [*LIVE["volumes"], "photos:/seen:ro", "photos:/written", "queue:/queue"]
+    made = build_catalogue(sources({"app": smallest(**{**LIVE, "volumes": volumes})}, secrets={"key"}))
+    command = render_check(made.services["app"], made, "/srv/ark")
     assert command[:3] == ["podman", "run", "--rm"]
     assert command[-3:] == ["--entrypoint=app", f"registry.test/app{DIGEST}", "--check"]
     assert {
@@ -137,13 +138,15 @@ def test_a_program_checks_its_configuration_as_the_service_would_see_it() -> Non
         "--env=A=1",
         "--secret={secret:key},type=mount,target=key,uid=0,gid=0,mode=0400",
         "--volume=/srv/ark/config/app/{config}:/etc/app:ro,nosuid,nodev,noexec,idmap",
+        "--volume=/srv/ark/photos:/seen:ro,nosuid,nodev,noexec,idmap",
     } <= set(command)
+    assert len([word for word in command if word.startswith("--volume=")]) == 2, "nothing can be written"
 
 
 @pytest.mark.parametrize("change", [{}, {"volumes": LIVE["volumes"]}])
 def test_no_check_where_there_is_nothing_to_check(change: dict[str, Any]) -> None:
-    service = build_catalogue(sources({"app": smallest(**change)})).services["app"]
-    assert render_check(service, "/srv/ark") == []
+    made = build_catalogue(sources({"app": smallest(**change)}))
+    assert render_check(made.services["app"], made, "/srv/ark") == []
 
 
 # They say something about the image or to other tools, not about the unit.

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from ansible_collections.memoryark.ops.plugins.module_utils import databases, nftables, uninstall
 from ansible_collections.memoryark.ops.plugins.module_utils.host import OWNED_LABEL, UNIT_LABEL, HostError
-from ansible_collections.memoryark.ops.plugins.module_utils.store import AT_BOOT
+from ansible_collections.memoryark.ops.plugins.module_utils.store import OWN_UNITS
 from ansible_collections.memoryark.ops.plugins.modules.release import deploy
 from ansible_collections.memoryark.ops.plugins.modules.uninstall import take_away
 from ansible_collections.memoryark.ops.plugins.plugin_utils.release import ROOT_DIRECTORIES
@@ -412,13 +412,14 @@ def test_everything_is_done_in_its_order(machine: Machine, monkeypatch: pytest.M
     monkeypatch.setattr(os, "sync", lambda: seen.append(("sync", files(machine) & set(uninstall.FILES))))
     names = [f"memoryark-{name}.service" for name in NEW]
     every = [f"memoryark-{name}.service" for name in sorted({*OLD, *NEW})]
+    timed = "memoryark-certificates.service memoryark-certificates.timer"
+    own = f"{timed} {' '.join(nftables.UNITS)} memoryark-networks.service memoryark.target"
     take_away(machine.host(), params(), check=False)
     assert seen == [
-        ("stop memoryark-networks.service memoryark.target", {"links", "files"}),
+        (f"stop {own}", {"links", "files"}),
         (f"stop {' '.join(names)}", {"links", "files"}),
         ("daemon-reload", {"files"}),
-        (f"reset-failed {' '.join([*every, *AT_BOOT])}", {"files"}),
-        ("stop memoryark-firewall.service memoryark-netavark.service", {"files"}),
+        (f"reset-failed {' '.join([*every, *OWN_UNITS])}", {"files"}),
         ("daemon-reload", set()),
         ("try-restart systemd-journald.service systemd-timesyncd.service", set()),
         ("sync", set()),
@@ -527,8 +528,9 @@ def test_every_file_that_a_role_writes_is_known_here() -> None:
         for module in ("ansible.builtin.copy", "ansible.builtin.template")
         if module in task
     }
-    assert written == {*uninstall.FILES, *uninstall.MASKS, *stays}
+    below = {path for path in written if path.startswith(tuple(f"{tree}/" for tree in uninstall.TREES))}
+    assert written - below == {*uninstall.FILES, *uninstall.MASKS, *stays}
 
 
 def test_every_directory_below_the_root_is_known_here() -> None:
-    assert {*ROOT_DIRECTORIES, "version"} == {*uninstall.DATA, uninstall.MADE}
+    assert {*ROOT_DIRECTORIES, "version", "tls", "acme-challenge"} == {*uninstall.DATA, *uninstall.MADE}

@@ -47,6 +47,12 @@ def test_good_settings() -> None:
         ("memoryark_acknowledged", True, "'True' is not a version"),
         ("memoryark_build_date", "November", "'November' is not a date such as '2026-11-25'."),
         ("memoryark_root", "srv", "'srv' is not an absolute path."),
+        ("memoryark_certificate", "acme", "'acme' is not http-01, own, or dns- and one of cloudflare, "),
+        ("memoryark_certificate", "dns-route53", "'dns-route53' is not http-01"),
+        ("memoryark_acme_directory", "http://acme.church.tw/dir", "is not the address of an ACME server's"),
+        ("memoryark_acme_email", "admin", "'admin' is not an e-mail address."),
+        ("memoryark_acme_authority", "/etc/ca.pem", "'/etc/ca.pem' is not a PEM certificate."),
+        ("memoryark_hsts", "a year", "'a year' is not a number of seconds."),
         ("memoryark_root", "/srv/../etc/x y", "is not an absolute path."),
     ],
 )
@@ -93,6 +99,11 @@ def test_secrets(name: str, value: Any, what: str | None) -> None:
 def test_variables_of_missing_settings_do_not_stop_other_checks() -> None:
     assert variables({})["MEMORYARK_DOMAIN"] == "unset.invalid"
     assert variables(GOOD)["LINE_CHANNEL_ID"] == "1234567890"
+
+
+@pytest.mark.parametrize(("value", "seconds"), [({}, "63072000"), ({"memoryark_hsts": 0}, "0")])
+def test_variables_of_settings_with_a_default(value: dict[str, int], seconds: str) -> None:
+    assert variables(value)["HSTS_SECONDS"] == seconds
 
 
 @pytest.mark.parametrize(

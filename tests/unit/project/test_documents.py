@@ -23,7 +23,13 @@ PAIRS = [
     ),
 ]
 # What playbooks hand around, and names of other things that begin in the same way.
-NO_SETTINGS = {"memoryark_release", "memoryark_delete_data", "memoryark_lab", "memoryark_backend"}
+NO_SETTINGS = {
+    "memoryark_release",
+    "memoryark_delete_data",
+    "memoryark_lab",
+    "memoryark_backend",
+    "memoryark_agent",
+}
 _LINK = re.compile(r"\]\((?!https?://|mailto:)([^)\s#]*)(?:#([^)\s]+))?\)")
 _CODE = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 

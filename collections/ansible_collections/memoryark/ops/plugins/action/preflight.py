@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.breaking import (
     newest,
 )
 from ansible_collections.memoryark.ops.plugins.plugin_utils.catalogue import IMAGES, load_catalogue
+from ansible_collections.memoryark.ops.plugins.plugin_utils.certificates import (
+    check_certificate,
+    secrets_of,
+    site,
+)
 from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue
 from ansible_collections.memoryark.ops.plugins.plugin_utils.origin import operator, version
 from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Problem, ProblemsError, report
@@ -74,7 +80,11 @@ class ActionModule(ActionBase):
             problems += error.problems
         secrets = settings["memoryark_secrets"] or {}
         # Without a catalogue it is not known which secrets are used; their form still is.
-        problems += check_secrets(secrets, secrets if catalogue is None else catalogue.secret_names)
+        method = str(settings["memoryark_certificate"])
+        used = secrets if catalogue is None else {*catalogue.secret_names, *secrets_of(method)}
+        problems += check_secrets(secrets, used)
+        names = [] if catalogue is None else named(catalogue)
+        problems += check_certificate(method, secrets, names, datetime.now(UTC))
         tags, found = self._ask_host(settings, catalogue, changes, task_vars)
         problems += found
         try:
@@ -86,8 +96,13 @@ class ActionModule(ActionBase):
             problems += error.problems
         if problems:
             result |= {"failed": True, "msg": report(sorted(set(problems)))}
-        else:
-            made = {"by": operator(), "commit": version(stack), "version": newest(changes or [])}
+        elif catalogue is not None:
+            made = {
+                "by": operator(),
+                "commit": version(stack),
+                "version": newest(changes or []),
+                "certificate": site(catalogue, settings, settings["memoryark_root"], names),
+            }
             result |= {"changed": False, "ansible_facts": {"memoryark_release": {**release, **made}}}
         return result
 
@@ -128,11 +143,7 @@ class ActionModule(ActionBase):
         if catalogue is not None:
             arguments |= {
                 "ports": published_ports(catalogue),
-                "names": [
-                    name
-                    for name in public_names(catalogue)
-                    if name != UNSET and settings["memoryark_resolve_names"]
-                ],
+                "names": named(catalogue) if settings["memoryark_resolve_names"] else [],
                 "images": {
                     f"{IMAGES}.{name}": service.image
                     for name, service in catalogue.services.items()
@@ -149,6 +160,11 @@ class ActionModule(ActionBase):
         if changes is not None:
             problems += check_acknowledged(changes, answer["version"], settings["memoryark_acknowledged"])
         return answer["tags"], problems + check_clock(before, answer["time"], time.time())
+
+
+def named(catalogue: Catalogue) -> list[str]:
+    """Return the public host names, without those of settings that are missing."""
+    return [name for name in public_names(catalogue) if name != UNSET]
 
 
 def read_catalogue(stack: Path, settings: Mapping[str, Any]) -> Catalogue:

@@ -60,14 +60,14 @@ class Host:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def write(self, name: str, text: str, mode: int = 0o644) -> None:
+    def write(self, name: str, content: str | bytes, mode: int = 0o644) -> None:
         """Replace a file in one step that survives a power cut; missing directories are made."""
         target = self.path(name)
         make_directory(target.parent)
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        with os.fdopen(handle, "wb") as stream:
             os.fchmod(stream.fileno(), mode)
-            stream.write(text)
+            stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
         Path(temporary).replace(target)

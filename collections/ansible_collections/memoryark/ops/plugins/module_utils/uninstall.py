@@ -23,7 +23,7 @@ from ansible_collections.memoryark.ops.plugins.module_utils.release import (
     SECRET_PREFIX,
     Release,
 )
-from ansible_collections.memoryark.ops.plugins.module_utils.store import AT_BOOT, TARGET, TRIAL, Store
+from ansible_collections.memoryark.ops.plugins.module_utils.store import OWN_UNITS, TARGET, TRIAL, Store
 from ansible_collections.memoryark.ops.plugins.module_utils.transaction import (
     told_to_the_operator,
     trial_files,
@@ -41,6 +41,9 @@ FILES = (
     "/etc/sysctl.d/60-memoryark-base.conf",
     "/etc/sysctl.d/60-memoryark.conf",
     "/etc/systemd/journald.conf.d/memoryark.conf",
+    f"{_SYSTEMD}/memoryark-certificates.service",
+    f"{_SYSTEMD}/memoryark-certificates.timer",
+    f"{_SYSTEMD}/timers.target.wants/memoryark-certificates.timer",
     "/etc/systemd/timesyncd.conf.d/memoryark.conf",
     nftables.DROP_IN,
     *(f"{_SYSTEMD}/{unit}" for unit in nftables.UNITS),
@@ -52,7 +55,7 @@ READERS = ("systemd-journald.service", "systemd-timesyncd.service")
 # Directories with nothing in them but what is the project's; the releases, which tell of the rest, come last.
 TREES = ("/run/memoryark", "/usr/lib/memoryark", "/var/lib/memoryark", "/etc/memoryark")
 # Below the root: what the deployment makes, and what is data.
-MADE = "config"
+MADE = ("acme-challenge", "config", "tls")
 DATA = ("backups", "data", "logs", "uploads", "version")
 
 
@@ -185,9 +188,9 @@ def below_root(found: Found, root: str) -> tuple[frozenset[str], frozenset[str],
     project: the setting may be wrong. Nothing in it is touched.
     """
     mounted = {name for release in found.releases for name in directories(release, root)}
-    if MADE not in mounted and "version" not in found.entries:
+    if "config" not in mounted and "version" not in found.entries:
         return frozenset(), frozenset(), found.entries
-    made = found.entries & {MADE}
+    made = found.entries & {*MADE}
     data = found.entries & {*DATA, *mounted} - made
     return made, data, found.entries - made - data
 
@@ -325,7 +328,7 @@ def remove(host: Host, root: str, removal: Removal, delete_data: bool) -> None:
     host.run(["systemctl", "daemon-reload"])
     if removal.units:
         # Failed units stay in systemd's lists, without a file. Those that did not fail make the command fail.
-        host.try_run(["systemctl", "reset-failed", *as_services(removal.units), *AT_BOOT])
+        host.try_run(["systemctl", "reset-failed", *as_services(removal.units), *OWN_UNITS])
     for name in removal.networks:
         networks.remove(host, name)
     if removal.secrets:
@@ -352,9 +355,10 @@ def remove(host: Host, root: str, removal: Removal, delete_data: bool) -> None:
 
 def stop(host: Host, removal: Removal) -> None:
     """Stop all units, each before those that it needs, and remove what containers they left."""
-    own = sorted({Path(path).name for path in removal.links if str(Path(path).parent) in (_SYSTEMD, TRIAL)})
+    places = {*removal.links, *removal.files} - {*MASKS}
+    own = sorted({Path(path).name for path in places if str(Path(path).parent) in (_SYSTEMD, TRIAL)})
     if own:
-        # The target and, with it, its containers; the slice. It fails if systemd does not know one of them.
+        # The target and, with it, its containers; the slice; timers. It fails if systemd does not know one.
         host.try_run(["systemctl", "stop", *own])
     stop_units(host, removal.units)
     if host.has_podman:
@@ -364,8 +368,6 @@ def stop(host: Host, removal: Removal) -> None:
 def remove_firewall(host: Host) -> None:
     """Remove the table of the firewall. Its files go after it: they tell a later run that there was one."""
     if nftables.live(host) is not None:
-        # To stop the units changes no rules.
-        host.try_run(["systemctl", "stop", *nftables.UNITS])
         nftables.load(host, nftables.GUARD.initial)
 
 

@@ -24,7 +24,10 @@ options:
         type: path
         required: true
       content:
-        description: Text of the file. Either this or O(files[].link) is needed.
+        description: Text of the file. Either this, O(files[].base64) or O(files[].link) is needed.
+        type: str
+      base64:
+        description: Content of a file that is no text, in Base64. Of it the diff shows the SHA-256 only.
         type: str
       link:
         description: Where a symbolic link points to.
@@ -63,6 +66,8 @@ written:
   elements: str
 """
 
+import base64
+import hashlib
 import stat
 from pathlib import Path
 from typing import Any
@@ -72,27 +77,34 @@ from ansible_collections.memoryark.ops.plugins.module_utils.diff import differen
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, make_directory
 
 
-def present(path: Path) -> tuple[str, str]:
-    """Return what is at a path: its kind with mode or target, and its text."""
+def present(path: Path) -> tuple[str, bytes]:
+    """Return what is at a path: its kind with mode or target, and its content."""
     if path.is_symlink():
-        return f"link to {path.readlink()}", ""
+        return f"link to {path.readlink()}", b""
     if path.is_file():
-        text = path.read_text(encoding="utf-8", errors="replace")
-        return f"mode {stat.S_IMODE(path.stat().st_mode):04o}", text
-    return "", ""
+        return f"mode {stat.S_IMODE(path.stat().st_mode):04o}", path.read_bytes()
+    return "", b""
 
 
-def desired(entry: dict[str, Any]) -> tuple[str, str]:
+def desired(entry: dict[str, Any]) -> tuple[str, bytes]:
     """Return the same for what is wanted."""
     if entry["link"] is not None:
-        return f"link to {entry['link']}", ""
-    return f"mode {int(entry['mode'], 8):04o}", entry["content"]
+        return f"link to {entry['link']}", b""
+    content = entry["content"].encode() if entry["base64"] is None else base64.b64decode(entry["base64"])
+    return f"mode {int(entry['mode'], 8):04o}", content
 
 
-def put(host: Host, entry: dict[str, Any]) -> None:
+def shown(content: bytes) -> str:
+    """Return a file's content for the diff."""
+    if b"\0" in content:
+        return f"SHA-256 {hashlib.sha256(content).hexdigest()}\n"
+    return content.decode(errors="replace")
+
+
+def put(host: Host, entry: dict[str, Any], content: bytes) -> None:
     """Write one file or link; a link is replaced in one step as well."""
     if entry["link"] is None:
-        host.write(entry["path"], entry["content"], int(entry["mode"], 8))
+        host.write(entry["path"], content, int(entry["mode"], 8))
         return
     target = host.path(entry["path"])
     make_directory(target.parent)
@@ -110,9 +122,10 @@ def keep(host: Host, files: list[dict[str, Any]], check: bool) -> dict[str, Any]
         if before == after:
             continue
         written.append(entry["path"])
-        diff.append(difference(entry["path"], before[1], after[1], (before[0] or "absent", after[0])))
+        states = (before[0] or "absent", after[0])
+        diff.append(difference(entry["path"], shown(before[1]), shown(after[1]), states))
         if not check:
-            put(host, entry)
+            put(host, entry, after[1])
     return {"changed": bool(written), "written": written, "diff": diff}
 
 
@@ -127,18 +140,19 @@ def main() -> None:
                 "options": {
                     "path": {"type": "path", "required": True},
                     "content": {"type": "str"},
+                    "base64": {"type": "str"},
                     "link": {"type": "path"},
                     "mode": {"type": "str", "default": "0644"},
                 },
-                "required_one_of": [("content", "link")],
-                "mutually_exclusive": [("content", "link")],
+                "required_one_of": [("content", "base64", "link")],
+                "mutually_exclusive": [("content", "base64", "link")],
             },
         },
         supports_check_mode=True,
     )
     try:
         module.exit_json(**keep(Host(module.run_command), module.params["files"], module.check_mode))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         module.fail_json(msg=str(error))
 
 

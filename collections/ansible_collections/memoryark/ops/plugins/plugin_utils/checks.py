@@ -9,8 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from ansible_collections.memoryark.ops.plugins.module_utils import nftables
-from ansible_collections.memoryark.ops.plugins.module_utils.store import AT_BOOT
+from ansible_collections.memoryark.ops.plugins.module_utils.store import OWN_UNITS
 from ansible_collections.memoryark.ops.plugins.plugin_utils.instances import (
     BLOCK,
     fixed_addresses,
@@ -64,7 +63,7 @@ def check_catalogue(
     """
     found: list[Problem] = []
     for service in catalogue.services.values():
-        if f"{service.unit}.service" in {*AT_BOOT, *nftables.UNITS}:
+        if f"{service.unit}.service" in OWN_UNITS:
             what = f"the project has a unit {service.unit} of its own; give the service another name."
             found.append(Problem(where("", f"services.{service.name}"), what))
         found += _check_service(service, catalogue, names, secrets, where)

@@ -271,10 +271,11 @@ def live_directory(service: Service) -> str:
     return f"{LIVE}/{service.name}"
 
 
-def render_check(service: Service, root: str) -> list[str]:
+def render_check(service: Service, catalogue: Catalogue, root: str) -> list[str]:
     """Return the command that lets a service's own program check its configuration, empty without one.
 
-    It runs with everything that the configuration may name and with no network.
+    It runs with everything that the configuration may name, but nothing that it could write to, and with no
+    network.
     """
     targets = [mount.target for mount in service.mounts if mount.kind == "config"]
     if not service.config.check or not targets:
@@ -298,6 +299,11 @@ def render_check(service: Service, root: str) -> list[str]:
         *(
             f"--volume={config_set(service, root)}:{target}:ro,nosuid,nodev,noexec,idmap"
             for target in targets
+        ),
+        *(
+            f"--volume={root}/{volume.directory}:{mount.target}:ro,nosuid,nodev,noexec,idmap"
+            for mount in service.mounts
+            if mount.read_only and (volume := catalogue.volumes.get(mount.source)) and volume.directory
         ),
         f"--entrypoint={program}",
     ]

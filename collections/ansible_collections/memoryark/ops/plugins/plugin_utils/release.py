@@ -71,7 +71,7 @@ def containers(service: Service, catalogue: Catalogue, root: str, level: int) ->
         "image": service.image,
         "level": level,
         "monitor": service.update.monitor,
-        "check": render_check(service, root),
+        "check": render_check(service, catalogue, root),
         "databases": database_paths(catalogue, service, root),
         "live": service.config.live,
         "rolling": service.rolling,

@@ -14,6 +14,20 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Prob
 
 PREFIX = "memoryark_"
 _DOMAIN = r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}"
+_EMAIL = r"[^@\s]+@[^@\s]+\.[^@\s]+"
+CERTIFICATE_FORM = r"(?s)\s*-----BEGIN CERTIFICATE-----.+-----END CERTIFICATE-----\s*"
+# Those of Debian's packages python3-certbot-dns-… that take a file with credentials.
+DNS_PLUGINS = (
+    "cloudflare",
+    "digitalocean",
+    "dnsimple",
+    "gehirn",
+    "google",
+    "linode",
+    "ovh",
+    "rfc2136",
+    "sakuracloud",
+)
 UNSET = "unset.invalid"
 CLOCK_TOLERANCE = 30.0
 _PLACEHOLDER = re.compile(
@@ -58,7 +72,7 @@ SETTINGS: dict[str, Setting] = {
     "memoryark_root_admin_email": Setting(
         "The first administrator of the archive.",
         variable="ROOT_ADMIN_EMAIL",
-        pattern=r"[^@\s]+@[^@\s]+\.[^@\s]+",
+        pattern=_EMAIL,
         form="an e-mail address",
         required=True,
     ),
@@ -78,6 +92,46 @@ SETTINGS: dict[str, Setting] = {
         pattern=r"\d{4}-\d{2}-\d{2}",
         form="a date such as '2026-11-25'",
         default="",
+    ),
+    "memoryark_certificate": Setting(
+        "Where the certificate comes from: `http-01`, an ACME server that visits the host names on port 80; "
+        "`dns-cloudflare` or another of certbot's plugins, an ACME server that looks into DNS; `own`, the "
+        "secrets `tls_certificate` and `tls_key`.",
+        pattern=rf"http-01|own|dns-({'|'.join(DNS_PLUGINS)})",
+        form=f"http-01, own, or dns- and one of {', '.join(DNS_PLUGINS)}",
+        default="http-01",
+    ),
+    "memoryark_acme_directory": Setting(
+        "The ACME server.",
+        pattern=r"https://[\w.:\[\]-]+(/[\w./~-]*)?",
+        form="the address of an ACME server's directory, https://…",
+        default="https://acme-v02.api.letsencrypt.org/directory",
+    ),
+    "memoryark_acme_email": Setting(
+        "The address of the account at the ACME server; that of `memoryark_root_admin_email` without it.",
+        pattern=_EMAIL,
+        form="an e-mail address",
+        default="",
+    ),
+    "memoryark_acme_profile": Setting(
+        "The profile of certificates, if the ACME server has several, such as `shortlived`.",
+        pattern=r"[a-z0-9-]+",
+        form="the name of a profile",
+        default="",
+    ),
+    "memoryark_acme_authority": Setting(
+        "The certificate, PEM, of the authority by which an ACME server of your own is known. A public one "
+        "needs none.",
+        pattern=CERTIFICATE_FORM,
+        form="a PEM certificate",
+        default="",
+    ),
+    "memoryark_hsts": Setting(
+        "For how many seconds browsers insist on HTTPS (HSTS); 0 ends it.",
+        variable="HSTS_SECONDS",
+        pattern=r"\d{1,9}",
+        form="a number of seconds",
+        default=63072000,
     ),
     "memoryark_secrets": Setting("Secret values by name, kept with ansible-vault.", required=True),
     "memoryark_compose": Setting(
@@ -136,14 +190,19 @@ SECRETS: dict[str, SecretRule] = {
     ),
     "jwt_secret": SecretRule("Signs the backend's sessions.", r"\S{32,}", "at least 32 characters"),
     "tls_certificate": SecretRule(
-        "Certificate chain for both host names, PEM.",
-        r"(?s)\s*-----BEGIN CERTIFICATE-----.+-----END CERTIFICATE-----\s*",
+        "Your own certificate chain for both host names, PEM.",
+        CERTIFICATE_FORM,
         "a PEM certificate chain",
     ),
     "tls_key": SecretRule(
-        "Key of the certificate, PEM without passphrase.",
+        "Key of that certificate, PEM without passphrase.",
         r"(?s)\s*-----BEGIN (EC |RSA )?PRIVATE KEY-----.+-----END (EC |RSA )?PRIVATE KEY-----\s*",
         "a PEM key without passphrase",
+    ),
+    "acme_dns_credentials": SecretRule(
+        "What certbot's DNS plugin has to know, as its own documentation shows the file.",
+        r"(?s).*\S.*",
+        "the text of the plugin's credentials file",
     ),
 }
 OTHER_SECRET = SecretRule("", r"(?s).{16,}", "at least 16 characters")
@@ -267,8 +326,5 @@ def variables(values: Mapping[str, Any]) -> dict[str, str]:
     A setting that is missing was reported by ``check_settings``; here it gets a value that no other
     check stumbles over, so that it is reported once.
     """
-    return {
-        setting.variable: str(values.get(name) or UNSET)
-        for name, setting in SETTINGS.items()
-        if setting.variable
-    }
+    found = {one.variable: values.get(name, one.default) for name, one in SETTINGS.items() if one.variable}
+    return {variable: UNSET if value in (None, "") else str(value) for variable, value in found.items()}
