@@ -16,6 +16,7 @@ from memoryark_agent.pairs import Certificate
 
 CURRENT = "current"
 VERSIONS = "versions"
+UNFINISHED = ".new-"
 
 
 class Store:
@@ -46,7 +47,7 @@ class Store:
         if version.is_dir():
             return name
         self._make(version.parent)
-        with tempfile.TemporaryDirectory(dir=self._directory, prefix=".new-") as made:
+        with tempfile.TemporaryDirectory(dir=self._directory, prefix=UNFINISHED) as made:
             fresh = Path(made) / name
             self._make(fresh)
             for file in (pairs.CHAIN, pairs.KEY):
@@ -60,8 +61,8 @@ class Store:
         files.link(self._directory / CURRENT, f"{VERSIONS}/{name}")
 
     def prune(self) -> None:
-        """Delete all versions but the present one."""
-        for version in (self._directory / VERSIONS).iterdir():
+        """Delete all versions but the present one, and what a power cut left of one."""
+        for version in (*(self._directory / VERSIONS).iterdir(), *self._directory.glob(f"{UNFINISHED}*")):
             if version.name != self.current:
                 shutil.rmtree(version)
 

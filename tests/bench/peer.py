@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from ansible_collections.memoryark.ops.plugins.plugin_utils.certificates import PAIR, STORE
 from ansible_collections.memoryark.ops.plugins.plugin_utils.checks import start_levels
 from ansible_collections.memoryark.ops.plugins.plugin_utils.model import (
     Attachment,
@@ -109,6 +110,7 @@ def tasks(catalogue: Catalogue, configs: Configs, folder: str) -> list[Task]:
         ),
         *(image_task(name, service.image) for name, service in catalogue.services.items()),
         *(secret_task(name) for name in catalogue.secret_names),
+        *certificate_tasks(catalogue),
         *(config_task(service, path, folder) for service, paths in configs.items() for path in paths),
         *(container_task(catalogue.services[name], catalogue) for level in levels for name in level),
     ]
@@ -185,6 +187,26 @@ def secret_task(name: str) -> Task:
     value = f"{{{{ memoryark_secrets['{name}'] }}}}"
     made = task(f"Keep the secret {name}", "containers.podman.podman_secret", name=PREFIX + name, data=value)
     return made | {"no_log": True}
+
+
+def certificate_tasks(catalogue: Catalogue) -> list[Task]:
+    """Return the tasks for the inventory's own certificate, where the proxy looks for it."""
+    if STORE not in catalogue.volumes:
+        return []
+    volume = catalogue.volumes[STORE]
+    folder = {"path": f"{volume.directory}/current", "owner": 0, "group": volume.group, "mode": volume.mode}
+    files = [
+        task(
+            f"Keep {name}",
+            "ansible.builtin.copy",
+            content=f"{{{{ memoryark_secrets.{secret} }}}}",
+            dest=f"{ROOT}/{folder['path']}/{name}",
+            group=str(volume.group),
+            mode="0640",
+        )
+        for secret, name in zip(PAIR, ("fullchain.pem", "privkey.pem"), strict=True)
+    ]
+    return [directory_task(folder), *(file | {"no_log": True} for file in files)]
 
 
 def config_task(service: str, path: str, folder: str) -> Task:

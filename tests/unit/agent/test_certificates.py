@@ -286,7 +286,9 @@ def test_a_dry_run_changes_nothing(site: Site, tmp_path: Path) -> None:
 
 def test_only_the_present_version_is_kept(site: Site, tmp_path: Path) -> None:
     renew(site, NOW)
+    (tmp_path / "tls" / ".new-x" / "half").mkdir(parents=True)
     renew(site, NOW, force=True)
+    assert {path.name for path in (tmp_path / "tls").iterdir()} == {"current", "versions"}
     assert [path.name for path in (tmp_path / "tls" / "versions").iterdir()] == [site.store.current]
 
 

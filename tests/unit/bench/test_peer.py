@@ -92,6 +92,20 @@ def test_secrets_are_named_and_their_values_are_nowhere() -> None:
     }
 
 
+def test_the_proxy_finds_the_inventorys_certificate() -> None:
+    wanted = sources({"app": smallest(volumes=["tls:/srv/tls:ro"])})
+    volume = {"tls": {"x-memoryark": {"directory": "tls", "group": 33}}}
+    wanted.documents[0].tree["volumes"] |= volume
+    made = peer.certificate_tasks(peer.apart(build_catalogue(wanted)))
+    copies = {task["ansible.builtin.copy"]["dest"]: task for task in made[1:]}
+    assert made[0]["ansible.builtin.file"]["path"] == "/srv/peer/tls/current"
+    assert set(copies) == {f"/srv/peer/tls/current/{name}" for name in ("fullchain.pem", "privkey.pem")}
+    assert all(task["no_log"] for task in copies.values())
+    key = copies["/srv/peer/tls/current/privkey.pem"]["ansible.builtin.copy"]
+    assert (key["content"], key["group"], key["mode"]) == ("{{ memoryark_secrets.tls_key }}", "33", "0640")
+    assert peer.certificate_tasks(catalogue()) == []
+
+
 def test_a_container_has_the_same_limits_mounts_secrets_and_checks() -> None:
     found = next(one for one in options("containers.podman.podman_container") if one["name"] == "peer-app-1")
     wanted = {

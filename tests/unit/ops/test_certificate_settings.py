@@ -106,6 +106,8 @@ def test_the_account_is_the_administrators_unless_told_otherwise(catalogue: Cata
 
 def test_a_catalogue_without_such_a_proxy_needs_no_certificate(catalogue: Catalogue) -> None:
     assert site(Catalogue({}, {}, {}), INVENTORY, "/srv", NAMES) == {}
+    assert secrets_of("") == ()
+    assert check_certificate("", {}, NAMES, NOW) == []
 
 
 def test_the_role_writes_where_the_program_reads(catalogue: Catalogue) -> None:

@@ -22,6 +22,7 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.breaking import (
 from ansible_collections.memoryark.ops.plugins.plugin_utils.catalogue import IMAGES, load_catalogue
 from ansible_collections.memoryark.ops.plugins.plugin_utils.certificates import (
     check_certificate,
+    proxy_of,
     secrets_of,
     site,
 )
@@ -80,7 +81,8 @@ class ActionModule(ActionBase):
             problems += error.problems
         secrets = settings["memoryark_secrets"] or {}
         # Without a catalogue it is not known which secrets are used; their form still is.
-        method = str(settings["memoryark_certificate"])
+        taken = catalogue is not None and proxy_of(catalogue) is not None
+        method = str(settings["memoryark_certificate"]) if taken else ""
         used = secrets if catalogue is None else {*catalogue.secret_names, *secrets_of(method)}
         problems += check_secrets(secrets, used)
         names = [] if catalogue is None else named(catalogue)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue
+from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue, Service
 from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Problem
 from ansible_collections.memoryark.ops.plugins.plugin_utils.settings import SECRETS, is_placeholder
 
@@ -22,8 +22,14 @@ PAIR = ("tls_certificate", "tls_key")
 CREDENTIALS = "acme_dns_credentials"
 
 
+def proxy_of(catalogue: Catalogue) -> Service | None:
+    """Return the service that takes a certificate, None without one."""
+    services = catalogue.services.values()
+    return next((one for one in services if any(mount.source == STORE for mount in one.mounts)), None)
+
+
 def secrets_of(method: str) -> tuple[str, ...]:
-    """Return the names of the secrets that a way to a certificate needs."""
+    """Return the names of the secrets that a way to a certificate needs; no way needs none."""
     if method == OWN:
         return PAIR
     return (CREDENTIALS,) if method.startswith("dns-") else ()
@@ -33,14 +39,9 @@ def site(
     catalogue: Catalogue, settings: Mapping[str, Any], root: str, names: Sequence[str]
 ) -> dict[str, Any]:
     """Return the settings of the host's program; nothing if no service takes a certificate."""
-    proxies = [
-        service
-        for service in catalogue.services.values()
-        if any(mount.source == STORE for mount in service.mounts)
-    ]
-    if not proxies:
+    proxy = proxy_of(catalogue)
+    if proxy is None:
         return {}
-    proxy = proxies[0]
     return {
         "names": list(names),
         "method": settings["memoryark_certificate"],
