@@ -179,9 +179,9 @@ class Guarded(Host):
                 raise AssertionError(argv)
         return 0, "", ""
 
-    def write(self, name: str, text: str, mode: int = 0o644) -> None:
+    def write(self, name: str, content: str | bytes, mode: int = 0o644) -> None:
         self.tick()
-        super().write(name, text, mode)
+        super().write(name, content, mode)
 
     def fire(self) -> None:
         """Let the time of the timer come: its command is run by a real shell."""
