@@ -22,6 +22,8 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.quantities import (
 DEFAULT_PIDS = 256
 # Seconds; Compose's own default for update_config.monitor is 0s, Docker's is 5s.
 DEFAULT_MONITOR = 5.0
+# Requests a second of one client: a page of thumbnails for a congregation behind one address.
+DEFAULT_RATE = 100
 
 
 @dataclass(frozen=True)
@@ -145,12 +147,23 @@ class Config:
 
 @dataclass(frozen=True)
 class Route:
+    """A path of a host name that the proxy sends to a port of the service.
+
+    ``access`` is ``public``, ``operators`` or ``closed``; ``rate`` the requests a second that one client may make.
+    With ``line_signature`` only bodies that LINE has signed come through. What comes from a route that is
+    ``untrusted`` was made by others: a browser shows it and runs nothing of it.
+    """
+
     host: str
     path: str
     port: int
     websocket: bool = False
     body_size: int = 2**20
     timeout: float = 60.0
+    access: str = "public"
+    rate: int = DEFAULT_RATE
+    line_signature: bool = False
+    untrusted: bool = False
 
 
 @dataclass(frozen=True)
@@ -405,7 +418,8 @@ def parse_route(raw: Mapping[str, Any]) -> Route:
         extra["body_size"] = parse_size(raw["body_size"])
     if "timeout" in raw:
         extra["timeout"] = parse_duration(raw["timeout"])
-    return Route(raw["host"], raw["path"], raw["port"], raw.get("websocket", False), **extra)
+    same = ("host", "path", "port", "websocket", "access", "rate", "line_signature", "untrusted")
+    return Route(**{key: raw[key] for key in same if key in raw}, **extra)
 
 
 def parse_config(raw: Mapping[str, Any]) -> Config:

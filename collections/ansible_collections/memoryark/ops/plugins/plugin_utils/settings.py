@@ -13,6 +13,8 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Prob
 
 PREFIX = "memoryark_"
 _DOMAIN = r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}"
+_NETWORK = r"(\d{1,3}(\.\d{1,3}){3}(/([12]?\d|3[0-2]))?|(?=[^ ]*:)[0-9a-f:.]{2,45}(/(\d{1,2}|1[01]\d|12[0-8]))?)"
+_NETWORKS = rf"{_NETWORK}( {_NETWORK})*"
 UNSET = "unset.invalid"
 CLOCK_TOLERANCE = 30.0
 _PLACEHOLDER = re.compile(
@@ -60,6 +62,29 @@ SETTINGS: dict[str, Setting] = {
         pattern=r"[^@\s]+@[^@\s]+\.[^@\s]+",
         form="an e-mail address",
         required=True,
+    ),
+    "memoryark_photos": Setting(
+        "Who may open the photos below `/uploads/files/` of the archive's name: nobody (`closed`), `operators`, or "
+        "everybody who knows a photo's address (`public`), as the application itself has it: it asks nobody.",
+        variable="MEMORYARK_PHOTOS",
+        pattern=r"closed|operators|public",
+        form="closed, operators or public",
+        default="closed",
+    ),
+    "memoryark_operator_networks": Setting(
+        "From where pages for operators can be opened without a password, such as `/api/health`.",
+        variable="OPERATOR_NETWORKS",
+        pattern=_NETWORKS,
+        form="addresses or networks such as 203.0.113.0/24, with a space between them",
+        default="",
+    ),
+    "memoryark_trusted_proxies": Setting(
+        "Proxies before this server that say in `X-Forwarded-For` who their client is, as a CDN does. Nobody else "
+        "is believed.",
+        variable="TRUSTED_PROXIES",
+        pattern=_NETWORKS,
+        form="addresses or networks such as 203.0.113.0/24, with a space between them",
+        default="",
     ),
     "memoryark_images": Setting(
         "Where the image of each service comes from: `registry/name@sha256:…`, `registry/name:tag`, "
@@ -123,6 +148,12 @@ SECRETS: dict[str, SecretRule] = {
         "Shared by the LINE service and the backend.", r"\S{32,}", "at least 32 characters"
     ),
     "jwt_secret": SecretRule("Signs the backend's sessions.", r"\S{32,}", "at least 32 characters"),
+    "operators": SecretRule(
+        "Who may open pages for operators: NAME:HASH, one a line.",
+        r"\s*([A-Za-z0-9._@-]+:\$6\$[./A-Za-z0-9]{1,16}\$[./A-Za-z0-9]{86}\s+)*"
+        r"[A-Za-z0-9._@-]+:\$6\$[./A-Za-z0-9]{1,16}\$[./A-Za-z0-9]{86}\s*",
+        "lines NAME:HASH, as passlib's sha512_crypt makes them with 5000 rounds",
+    ),
     "tls_certificate": SecretRule(
         "Certificate chain for both host names, PEM.",
         r"(?s)\s*-----BEGIN CERTIFICATE-----.+-----END CERTIFICATE-----\s*",
@@ -201,11 +232,17 @@ def check_clock(before: float, host: float, after: float) -> list[Problem]:
 def variables(values: Mapping[str, Any]) -> dict[str, str]:
     """Return the variables that Compose files may use.
 
-    A setting that is missing was reported by ``check_settings``; here it gets a value that no other
+    A setting that is missing or wrong was reported by ``check_settings``; here it gets a value that no other
     check stumbles over, so that it is reported once.
     """
     return {
-        setting.variable: str(values.get(name) or UNSET)
+        setting.variable: _variable(setting, str(values.get(name) or ""))
         for name, setting in SETTINGS.items()
         if setting.variable
     }
+
+
+def _variable(setting: Setting, text: str) -> str:
+    if setting.required:
+        return text or UNSET
+    return text if re.fullmatch(setting.pattern, text) else str(setting.default)

@@ -1,0 +1,87 @@
+# Copyright: memoryark-ops contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What the proxy believes of a request: data for its configuration."""
+
+from __future__ import annotations
+
+from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue
+
+FORGEABLE_HEADERS = (
+    # Who somebody is. Cloudflare Access says it in the first ones, and the application believes it.
+    "CF-Access-Authenticated-User-Email",
+    "CF-Access-Authenticated-User-Id",
+    "CF-Access-Jwt-Assertion",
+    "CF-Access-Client-Id",
+    "CF-Access-Client-Secret",
+    "Remote-User",
+    "Remote-Name",
+    "Remote-Email",
+    "Remote-Groups",
+    "X-Remote-User",
+    "X-Remote-Email",
+    "X-Remote-Groups",
+    "X-Forwarded-User",
+    "X-Forwarded-Email",
+    "X-Forwarded-Groups",
+    "X-Forwarded-Preferred-Username",
+    "X-Forwarded-Access-Token",
+    "X-Auth-Request-User",
+    "X-Auth-Request-Email",
+    "X-Auth-Request-Groups",
+    "X-Auth-Request-Preferred-Username",
+    "X-Auth-Request-Access-Token",
+    "X-Authenticated-User",
+    "X-Authenticated-Email",
+    "X-Goog-Authenticated-User-Email",
+    "X-Goog-Authenticated-User-Id",
+    "X-Goog-IAP-JWT-Assertion",
+    "X-MS-Client-Principal",
+    "X-MS-Client-Principal-Name",
+    "X-User",
+    "X-User-Email",
+    "X-Email",
+    "X-WebAuth-User",
+    "X-Client-Verify",
+    "X-SSL-Client-Cert",
+    "X-SSL-Client-DN",
+    # Where it comes from; the proxy says that itself.
+    "Forwarded",
+    "CF-Connecting-IP",
+    "CF-Connecting-IPv6",
+    "True-Client-IP",
+    "X-Client-IP",
+    "X-Cluster-Client-IP",
+    "X-Original-Forwarded-For",
+    # What was asked for; a program that believes these answers for another path or method than the proxy saw.
+    "X-Forwarded-Host",
+    "X-Forwarded-Port",
+    "X-Forwarded-Prefix",
+    "X-Forwarded-Server",
+    "X-Forwarded-Uri",
+    "X-Host",
+    "X-HTTP-Method",
+    "X-HTTP-Method-Override",
+    "X-Method-Override",
+    "X-Original-Host",
+    "X-Original-URL",
+    "X-Rewrite-URL",
+    # Becomes the environment variable HTTP_PROXY in programs that follow RFC 3875.
+    "Proxy",
+)
+"""Headers that a client may not send on to a service; nginx drops those with an underscore by itself."""
+
+# However often they are encoded: a service may decode once more than the proxy did.
+_SEPARATOR = r"(?:/|\x5c|%(?:25)*(?:2f|5c))"
+_DOTS = r"(?:\.|%(?:25)*2e){1,2}"
+_END = r"(?:/|\x5c|;|%(?:25)*(?:2f|5c|3b)|\?|$)"
+UNSAFE_PATH = rf"^[^?]*(?:{_SEPARATOR}{_DOTS}{_END}|\x5c|#|%(?:25)*(?:5c|00))"
+"""Matches, without regard to case, a request target that a service could take for another path than the proxy.
+
+Dot segments, backslashes, fragments and NUL. Browsers send none of them. nginx chooses the route by the path in
+its normal form and passes on what was sent. Written in what Python's and Perl's expressions have in common.
+"""
+
+
+def rates(catalogue: Catalogue) -> list[int]:
+    """Return the different limits of requests a second that routes have."""
+    return sorted({route.rate for service in catalogue.services.values() for route in service.routes})
