@@ -361,7 +361,7 @@ class Proxy:
             # It may have answered and hung up before it has read everything.
             with suppress(OSError):
                 connection.sendall(raw)
-            return read_answer(connection)
+            return read_answer(connection, raw.partition(b" ")[0].decode())
 
     def ask(
         self,
@@ -401,9 +401,9 @@ def request(
     return "\r\n".join(lines).encode("utf-8", "surrogateescape") + b"\r\n\r\n" + body
 
 
-def read_answer(connection: socket.socket) -> Answer:
-    """Read one answer."""
-    response = http.client.HTTPResponse(connection)
+def read_answer(connection: socket.socket, method: str = "GET") -> Answer:
+    """Read one answer; that to HEAD has no body."""
+    response = http.client.HTTPResponse(connection, method=method)
     try:
         response.begin()
         headers = {key.lower(): value for key, value in response.headers.items()}
@@ -423,7 +423,7 @@ def running(root: Path, place: Path, secret: str) -> Iterator[Proxy]:
     for upstream in upstreams(made.services["nginx-proxy"], made):
         for address, instance in upstream.servers:
             if not instance.surge:
-                where[address, upstream.port] = instance.unit.removeprefix("memoryark-")
+                where[address, upstream.port] = upstream.name.removesuffix(f"-{upstream.port}")
     world = [VISITOR, OTHER, OPERATOR, HOUSEHOLD, SAME_HOUSEHOLD, NEIGHBOURS, dns]
     world += [address for address, _port in where]
     with (

@@ -15,9 +15,22 @@ function equal(expected, given) {
     return difference === 0;
 }
 
+// The whole body, or undefined when it did not fit into memory, as one in many tiny chunks may not.
+function whole_body(r) {
+    try {
+        return r.requestBuffer || "";
+    } catch (error) {
+        return undefined;
+    }
+}
+
 function line_signed(r) {
     const given = r.headersIn["x-line-signature"];
-    const body = r.requestBuffer || "";
+    const body = whole_body(r);
+    if (body === undefined) {
+        r.return(413);
+        return;
+    }
     const expected = crypto.createHmac("sha256", fs.readFileSync(SECRET)).update(body).digest("base64");
     if (given && equal(expected, given)) {
         r.internalRedirect(r.variables.signed_location);

@@ -26,6 +26,8 @@ _TAGGED = re.compile(
     r"([a-z0-9\-]*\.[a-z0-9.\-]+(:[0-9]+)?|[a-z0-9\-]+:[0-9]+)(/[a-z0-9._\-]+)+:\w[\w.\-]{0,127}", re.ASCII
 )
 
+SIGNED_LIMIT = 2 * 2**20
+
 Where = Callable[[str, str], str]
 """Names file and key for a service and a path below it."""
 
@@ -100,6 +102,10 @@ def _check_service(
         yield problem("x-memoryark.config", "write either reload or reload_signal")
     if service.rolling:
         yield from _check_rolling(service, catalogue, problem)
+    if any(route.line_signature and route.body_size > SIGNED_LIMIT for route in service.routes):
+        yield problem(
+            "x-memoryark.routes", "a body that LINE signs is held in memory; its body_size is 2M at the most"
+        )
     yield from _check_hardening(service, problem)
 
 
