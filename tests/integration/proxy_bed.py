@@ -271,7 +271,7 @@ class Proxy:
         threading.Thread(target=self._read, args=(reading,), daemon=True).start()
 
     def _read(self, descriptor: int) -> None:
-        with open(descriptor, encoding="utf-8", errors="strict") as log:  # noqa: PTH123 - a pipe
+        with open(descriptor, encoding="utf-8", errors="strict") as log:
             for line in log:
                 self.lines.append(line)
 

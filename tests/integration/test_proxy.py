@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import hmac
 import itertools
+import json
 import re
 import select
 import socket
@@ -15,10 +16,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
 import pytest
-from ansible_collections.memoryark.ops.plugins.plugin_utils.edge import FORGEABLE_HEADERS
+from ansible_collections.memoryark.ops.plugins.plugin_utils.edge import FORGEABLE_HEADERS, IDENTITY_HEADER
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from memoryark_lab import images
 from memoryark_lab.progress import Progress
 from passlib.hash import sha512_crypt
@@ -34,7 +36,6 @@ from tests.integration.proxy_bed import (
     PROXY,
     SAME_HOUSEHOLD,
     VISITOR,
-    Answer,
     Proxy,
     read_answer,
     request,
@@ -196,7 +197,7 @@ def spellings(name: str) -> list[str]:
 @pytest.mark.parametrize("http", ["--http1.1", "--http2"])
 @pytest.mark.parametrize("target", ["/", "/api/files", "/api/ws"])
 def test_no_header_that_says_who_somebody_is_comes_through(proxy: Proxy, http: str, target: str) -> None:
-    forged = [f"{spelling}: forged" for name in FORGEABLE_HEADERS for spelling in spellings(name)]
+    forged = [f"{spelling}: forged" for name in (*FORGEABLE_HEADERS, IDENTITY_HEADER) for spelling in spellings(name)]
     forged += [f"{name}: forged" for name in ("X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto")]
     forged += ["X-Request-Id: forged"]
     for some in (forged[at : at + 80] for at in range(0, len(forged), 80)):
@@ -633,3 +634,147 @@ def test_no_token_is_in_what_nginx_says_of_errors(proxy: Proxy, mark: str) -> No
     for word in ("hidden", GOOD, sign(b"hidden"), SECRET):
         assert word not in proxy.errors
         assert word not in "".join(proxy.lines)
+
+
+# --- who is signed in
+
+ISSUER, AUDIENCE = "https://church.cloudflareaccess.com", "0a" * 32
+KEY, ANOTHER_KEY = (rsa.generate_private_key(65537, 2048) for _number in range(2))
+
+
+def base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def number(value: int) -> str:
+    return base64url(value.to_bytes((value.bit_length() + 7) // 8, "big"))
+
+
+def key_set(key: rsa.RSAPrivateKey, kid: str = "k1") -> str:
+    public = key.public_key().public_numbers()
+    one = {"kid": kid, "kty": "RSA", "alg": "RS256", "use": "sig", "e": number(public.e), "n": number(public.n)}
+    return json.dumps({"keys": [one], "public_cert": {"kid": kid, "cert": "…"}})
+
+
+SIGN_IN = {
+    "memoryark_access_issuer": ISSUER,
+    "memoryark_access_audience": AUDIENCE,
+    "memoryark_access_keys": key_set(KEY),
+    "memoryark_photos": "members",
+}
+
+
+def token(key: rsa.RSAPrivateKey = KEY, head: Mapping[str, object] = {}, **claims: object) -> str:
+    now = int(time.time())
+    whole = {"aud": [AUDIENCE], "iss": ISSUER, "email": "anna@church.tw", "iat": now, "nbf": now, "exp": now + 600}
+    whole = {name: value for name, value in {**whole, **claims}.items() if value is not None}
+    header = {"alg": "RS256", "kid": "k1", "typ": "JWT", **head}
+    parts = ".".join(base64url(json.dumps(part).encode()) for part in (header, whole))
+    signature = key.sign(parts.encode(), padding.PKCS1v15(), hashes.SHA256())
+    return f"{parts}.{base64url(signature)}"
+
+
+def with_hmac() -> str:
+    """Signed with the public key, as if that were a secret: for a program that lets a token choose."""
+    parts = token(head={"alg": "HS256"}).rpartition(".")[0]
+    form = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    secret = KEY.public_key().public_bytes(*form)
+    return f"{parts}.{base64url(hmac.new(secret, parts.encode(), hashlib.sha256).digest())}"
+
+
+def tampered() -> str:
+    head, _claims, signature = token().split(".")
+    return f"{head}.{token(email='root@church.tw').split('.')[1]}.{signature}"
+
+
+@pytest.fixture(scope="module")
+def signing_in(running: Proxy) -> Iterator[Proxy]:
+    with inventory(running, SIGN_IN):
+        yield running
+
+
+GOOD_TOKENS: list[Callable[[], str]] = [
+    token,
+    lambda: token(aud=AUDIENCE),
+    lambda: token(aud=["ff" * 32, AUDIENCE]),
+    lambda: token(nbf=int(time.time()) + 30),
+    lambda: token(nbf=None, iat=None),
+]
+BAD_TOKENS: list[Callable[[], str]] = [
+    lambda: "",
+    lambda: "..",
+    lambda: "a.b.c",
+    lambda: token(ANOTHER_KEY),
+    lambda: token(exp=int(time.time()) - 1),
+    lambda: token(exp=None),
+    lambda: token(exp="never"),
+    lambda: token(nbf=int(time.time()) + 300),
+    lambda: token(iat=int(time.time()) + 300),
+    lambda: token(aud=["ff" * 32]),
+    lambda: token(aud=None),
+    lambda: token(aud={AUDIENCE: AUDIENCE}),
+    lambda: token(iss="https://other.cloudflareaccess.com"),
+    lambda: token(iss=f"{ISSUER}.evil.test"),
+    lambda: token(email=None),
+    lambda: token(email=""),
+    lambda: token(email=["anna@church.tw"]),
+    lambda: token(email="anna"),
+    lambda: token(email="anna@church.tw\r\nX-Other: a"),
+    lambda: token(email="anna@church.tw, root@church.tw"),
+    lambda: token(head={"alg": "none"}),
+    lambda: token(head={"alg": "none"}).rpartition(".")[0] + ".",
+    lambda: token(head={"alg": "RS512"}),
+    lambda: token(head={"kid": "k2"}),
+    lambda: token(head={"kid": None}),
+    lambda: token(head={"kid": "__proto__"}),
+    lambda: token(head={"kid": "constructor"}),
+    lambda: token(head={"crit": ["exp"]}),
+    lambda: token(ANOTHER_KEY, head={"jwk": json.loads(key_set(ANOTHER_KEY))["keys"][0]}),
+    with_hmac,
+    tampered,
+    lambda: token()[:-8],
+    lambda: token() + "." + token().rpartition(".")[2],
+    lambda: f"{token()}, {token()}",
+    lambda: token().rpartition(".")[0] + ".",
+]
+
+
+@pytest.mark.parametrize(("tokens", "email"), [(GOOD_TOKENS, ["anna@church.tw"]), (BAD_TOKENS, [])], ids=["good", "bad"])
+def test_the_application_learns_only_who_cloudflare_says_it_is(
+    signing_in: Proxy, tokens: list[Callable[[], str]], email: list[str]
+) -> None:
+    for make in tokens:
+        signing_in.services.seen.clear()
+        headers = [("Cf-Access-Jwt-Assertion", make()), ("CF-Access-Authenticated-User-Email", "root@church.tw")]
+        assert signing_in.ask("/api/files", headers).status == 200
+        (one,) = signing_in.services.seen
+        assert one.header("CF-Access-Authenticated-User-Email") == email, make()
+        assert one.header("Cf-Access-Jwt-Assertion") == []
+        photo = signing_in.ask("/uploads/files/a.jpg", headers)
+        assert photo.status == (200 if email else 403)
+        assert photo.headers["content-security-policy"].startswith("sandbox;")
+
+
+def test_two_tokens_are_none(signing_in: Proxy) -> None:
+    signing_in.services.seen.clear()
+    headers = [("Cf-Access-Jwt-Assertion", token())] * 2
+    assert signing_in.ask("/api/files", headers).status == 200
+    assert signing_in.services.seen[0].header("CF-Access-Authenticated-User-Email") == []
+
+
+def test_pages_and_uploads_need_no_token(signing_in: Proxy) -> None:
+    signing_in.services.seen.clear()
+    body = b"x" * MEBIBYTE * 2
+    assert signing_in.ask("/").status == 200
+    assert signing_in.ask("/api/api-access/files/upload", method="POST", body=body).status == 200
+    assert [one.body for one in signing_in.services.seen] == [b"", body]
+    assert [signing_in.ask(f"/internal/{name}").status for name in ("visitor", "member")] == [404, 404]
+
+
+def test_a_websocket_is_opened_by_somebody(signing_in: Proxy) -> None:
+    signing_in.services.seen.clear()
+    headers = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Cf-Access-Jwt-Assertion", token())]
+    assert signing_in.ask("/api/ws", headers).status == 101
+    assert signing_in.services.seen[0].header("CF-Access-Authenticated-User-Email") == ["anna@church.tw"]
+    (line,) = signing_in.entries(signing_in.services.seen[0].header("X-Request-Id")[0], 1)
+    assert (line["route"], line["status"]) == ("/api/ws", 101)

@@ -124,7 +124,7 @@ def test_operators_come_from_their_networks_or_with_a_password() -> None:
     both = location(rendered(networks, override)[1], "= /api/health")
     for words in (
         *("satisfy any;", "allow 203.0.113.0/24;", "allow 2001:db8::/32;", "deny all;"),
-        *("auth_basic_user_file /run/secrets/operators;", 'set $authorization "";'),
+        *("auth_basic_user_file /run/secrets/operators;", "set $password_used 1;"),
     ):
         assert words in both
 

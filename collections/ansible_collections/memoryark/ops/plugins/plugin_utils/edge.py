@@ -4,11 +4,18 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
 from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue
 
+IDENTITY_HEADER = "CF-Access-Authenticated-User-Email"
+"""What the application believes. Only the proxy says it, of a visitor whose token it has verified."""
+
 FORGEABLE_HEADERS = (
-    # Who somebody is. Cloudflare Access says it in the first ones, and the application believes it.
-    "CF-Access-Authenticated-User-Email",
+    # Who somebody is, in the words of Cloudflare Access and of others.
     "CF-Access-Authenticated-User-Id",
     "CF-Access-Jwt-Assertion",
     "CF-Access-Client-Id",
@@ -80,6 +87,32 @@ UNSAFE_PATH = rf"^[^?]*(?:{_SEPARATOR}{_DOTS}{_END}|\x5c|#|%(?:25)*(?:5c|00))"
 Dot segments, backslashes, fragments and NUL. Browsers send none of them. nginx chooses the route by the path in
 its normal form and passes on what was sent. Written in what Python's and Perl's expressions have in common.
 """
+
+
+def parse_access_keys(text: str) -> list[dict[str, str]]:
+    """Return the RSA keys of a JSON Web Key Set, without what else is in it; raises ValueError.
+
+    Source of the form: RFC 7517; Cloudflare's set has the same keys as certificates too.
+    """
+    try:
+        keys = [key for key in json.loads(text)["keys"] if key["kty"] == "RSA"]
+        found = [{name: str(key[name]) for name in ("kty", "kid", "n", "e")} for key in keys]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError("is not the set of keys that Cloudflare shows, as JSON") from None
+    if not found or not all(re.fullmatch(r"[A-Za-z0-9_-]+", value) for key in found for value in key.values()):
+        raise ValueError("has no RSA key that could be used")
+    return found
+
+
+def access(variables: Mapping[str, str]) -> dict[str, Any]:
+    """Return whose tokens of Cloudflare Access are believed; empty when nobody's are."""
+    if not all(variables.get(name) for name in ("ACCESS_ISSUER", "ACCESS_AUDIENCE", "ACCESS_KEYS")):
+        return {}
+    return {
+        "issuer": variables["ACCESS_ISSUER"],
+        "audience": variables["ACCESS_AUDIENCE"],
+        "keys": {key["kid"]: key for key in parse_access_keys(variables["ACCESS_KEYS"])},
+    }
 
 
 def rates(catalogue: Catalogue) -> list[int]:

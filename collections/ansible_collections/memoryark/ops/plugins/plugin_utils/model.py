@@ -149,9 +149,10 @@ class Config:
 class Route:
     """A path of a host name that the proxy sends to a port of the service.
 
-    ``access`` is ``public``, ``operators`` or ``closed``; ``rate`` the requests a second that one client may make.
-    With ``line_signature`` only bodies that LINE has signed come through. What comes from a route that is
-    ``untrusted`` was made by others: a browser shows it and runs nothing of it.
+    ``access`` is ``public``, ``members``, ``operators`` or ``closed``; ``rate`` the requests a second that one
+    client may make. With ``identity`` the service is told who the visitor is. With ``line_signature`` only bodies
+    that LINE has signed come through. What comes from a route that is ``untrusted`` was made by others: a browser
+    shows it and runs nothing of it.
     """
 
     host: str
@@ -162,6 +163,7 @@ class Route:
     timeout: float = 60.0
     access: str = "public"
     rate: int = DEFAULT_RATE
+    identity: bool = False
     line_signature: bool = False
     untrusted: bool = False
 
@@ -418,7 +420,8 @@ def parse_route(raw: Mapping[str, Any]) -> Route:
         extra["body_size"] = parse_size(raw["body_size"])
     if "timeout" in raw:
         extra["timeout"] = parse_duration(raw["timeout"])
-    same = ("host", "path", "port", "websocket", "access", "rate", "line_signature", "untrusted")
+    same = ("host", "path", "port", "websocket", "access", "rate", "identity")
+    same += ("line_signature", "untrusted")
     return Route(**{key: raw[key] for key in same if key in raw}, **extra)
 
 

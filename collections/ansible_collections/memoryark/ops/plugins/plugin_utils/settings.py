@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.memoryark.ops.plugins.plugin_utils.edge import parse_access_keys
 from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Problem, suggestion
 
 PREFIX = "memoryark_"
@@ -24,7 +26,10 @@ _PLACEHOLDER = re.compile(
 
 @dataclass(frozen=True)
 class Setting:
-    """``variable`` is the name under which Compose files use it; without ``pattern`` it is not a text."""
+    """``variable`` is the name under which Compose files use it; without ``pattern`` it is not a text.
+
+    ``parse`` raises ValueError with what is wrong that no pattern can tell.
+    """
 
     description: str
     variable: str = ""
@@ -32,6 +37,7 @@ class Setting:
     form: str = ""
     required: bool = False
     default: Any = None
+    parse: Callable[[str], Any] | None = None
 
 
 SETTINGS: dict[str, Setting] = {
@@ -64,12 +70,36 @@ SETTINGS: dict[str, Setting] = {
         required=True,
     ),
     "memoryark_photos": Setting(
-        "Who may open the photos below `/uploads/files/` of the archive's name: nobody (`closed`), `operators`, or "
-        "everybody who knows a photo's address (`public`), as the application itself has it: it asks nobody.",
+        "Who may open the photos below `/uploads/files/` of the archive's name: nobody (`closed`), `operators`, "
+        "`members` who signed in by Cloudflare Access, or everybody who knows a photo's address (`public`), as the "
+        "application itself has it: it asks nobody.",
         variable="MEMORYARK_PHOTOS",
-        pattern=r"closed|operators|public",
-        form="closed, operators or public",
+        pattern=r"closed|operators|members|public",
+        form="closed, operators, members or public",
         default="closed",
+    ),
+    "memoryark_access_issuer": Setting(
+        "The team of Cloudflare Access by which members sign in. Without it nobody can.",
+        variable="ACCESS_ISSUER",
+        pattern=rf"https://{_DOMAIN}",
+        form="an address such as https://your-church.cloudflareaccess.com",
+        default="",
+    ),
+    "memoryark_access_audience": Setting(
+        "The audience tag (AUD) of the application in Cloudflare Access.",
+        variable="ACCESS_AUDIENCE",
+        pattern=r"[0-9a-f]{64}",
+        form="64 hexadecimal digits",
+        default="",
+    ),
+    "memoryark_access_keys": Setting(
+        "What `/cdn-cgi/access/certs` of `memoryark_access_issuer` shows: the keys that sign who somebody is. They "
+        "change every few weeks.",
+        variable="ACCESS_KEYS",
+        pattern=r"(?s).+",
+        form="the JSON text that Cloudflare shows",
+        parse=parse_access_keys,
+        default="",
     ),
     "memoryark_operator_networks": Setting(
         "From where pages for operators can be opened without a password, such as `/api/health`.",
@@ -186,12 +216,39 @@ def check_settings(values: Mapping[str, Any]) -> list[Problem]:
         if setting.required and missing:
             problems.append(Problem(f"inventory {name}", f"is not set. {setting.description}"))
         elif setting.pattern and not missing:
-            text = str(value)
-            if is_placeholder(text):
-                problems.append(Problem(f"inventory {name}", f"'{text}' is still a placeholder."))
-            elif re.fullmatch(setting.pattern, text) is None:
-                problems.append(Problem(f"inventory {name}", f"'{text}' is not {setting.form}."))
-    return problems
+            wrong = _wrong(setting, as_text(value))
+            problems += [Problem(f"inventory {name}", f"{wrong}.")] if wrong else []
+    return problems + _check_sign_in(values)
+
+
+def as_text(value: Any) -> str:
+    """Return a value as text, as JSON what YAML has read of pasted JSON."""
+    return json.dumps(value) if isinstance(value, Mapping | list) else str(value)
+
+
+def _wrong(setting: Setting, text: str) -> str:
+    if is_placeholder(text):
+        return f"'{text}' is still a placeholder"
+    if re.fullmatch(setting.pattern, text) is None:
+        return f"'{text}' is not {setting.form}"
+    try:
+        if setting.parse:
+            setting.parse(text)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _check_sign_in(values: Mapping[str, Any]) -> list[Problem]:
+    """Members sign in by three settings that mean nothing without each other."""
+    together = [name for name in SETTINGS if name.startswith("memoryark_access_")]
+    unset = [name for name in together if not values.get(name)]
+    if len(unset) == len(together) and values.get("memoryark_photos") == "members":
+        needs = ", ".join(together)
+        return [Problem("inventory memoryark_photos", f"'members' can sign in only with {needs}.")]
+    if len(unset) == len(together):
+        return []
+    return [Problem(f"inventory {name}", f"is not set. {SETTINGS[name].description}") for name in unset]
 
 
 def is_placeholder(text: str) -> bool:
@@ -236,7 +293,7 @@ def variables(values: Mapping[str, Any]) -> dict[str, str]:
     check stumbles over, so that it is reported once.
     """
     return {
-        setting.variable: _variable(setting, str(values.get(name) or ""))
+        setting.variable: _variable(setting, as_text(values.get(name) or ""))
         for name, setting in SETTINGS.items()
         if setting.variable
     }
@@ -245,4 +302,4 @@ def variables(values: Mapping[str, Any]) -> dict[str, str]:
 def _variable(setting: Setting, text: str) -> str:
     if setting.required:
         return text or UNSET
-    return text if re.fullmatch(setting.pattern, text) else str(setting.default)
+    return str(setting.default) if _wrong(setting, text) else text
