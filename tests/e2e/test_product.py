@@ -326,7 +326,9 @@ def test_every_request_is_one_line_of_the_journal(host: Host) -> None:
         host.ssh(change or ["true"])
     find = ["journalctl", "--no-pager", "--output=cat", f"--unit={unit}", f"--grep={mark}"]
     paths = [json.loads(line)["path"] for line in host.ssh(find).stdout.splitlines()]
-    assert sorted(paths) == sorted(f"/{mark}-{number}-{request}" for number in range(4) for request in range(10))
+    assert sorted(paths) == sorted(
+        f"/{mark}-{number}-{request}" for number in range(4) for request in range(10)
+    )
 
 
 def test_prometheus_scrapes_what_the_catalogue_declares(host: Host) -> None:

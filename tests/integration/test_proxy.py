@@ -168,7 +168,9 @@ def test_what_line_has_not_signed_never_reaches_the_bot(proxy: Proxy, headers: H
 
 
 def test_the_name_of_the_signature_is_of_any_case(proxy: Proxy) -> None:
-    assert proxy.ask(WEBHOOK, [("X-Line-SIGNATURE", GOOD)], method="POST", name=LINE, body=EVENTS).status == 200
+    assert (
+        proxy.ask(WEBHOOK, [("X-Line-SIGNATURE", GOOD)], method="POST", name=LINE, body=EVENTS).status == 200
+    )
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"])
@@ -191,13 +193,24 @@ def test_a_bot_that_is_away_is_no_wrong_signature(proxy: Proxy) -> None:
 
 
 def spellings(name: str) -> list[str]:
-    return [name, name.lower(), name.upper(), name.swapcase(), name.replace("-", "_"), name.replace("-", "_", 1)]
+    return [
+        name,
+        name.lower(),
+        name.upper(),
+        name.swapcase(),
+        name.replace("-", "_"),
+        name.replace("-", "_", 1),
+    ]
 
 
 @pytest.mark.parametrize("http", ["--http1.1", "--http2"])
 @pytest.mark.parametrize("target", ["/", "/api/files", "/api/ws"])
 def test_no_header_that_says_who_somebody_is_comes_through(proxy: Proxy, http: str, target: str) -> None:
-    forged = [f"{spelling}: forged" for name in (*FORGEABLE_HEADERS, IDENTITY_HEADER) for spelling in spellings(name)]
+    forged = [
+        f"{spelling}: forged"
+        for name in (*FORGEABLE_HEADERS, IDENTITY_HEADER)
+        for spelling in spellings(name)
+    ]
     forged += [f"{name}: forged" for name in ("X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto")]
     forged += ["X-Request-Id: forged"]
     for some in (forged[at : at + 80] for at in range(0, len(forged), 80)):
@@ -330,7 +343,11 @@ def test_a_body_that_looks_like_a_request_stays_a_body(proxy: Proxy) -> None:
 def test_no_other_protocol_is_spoken_past_the_proxy(
     proxy: Proxy, target: str, protocol: str, status: int, passed: list[str]
 ) -> None:
-    headers = [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", protocol), ("HTTP2-Settings", "AAMAAABk")]
+    headers = [
+        ("Connection", "Upgrade, HTTP2-Settings"),
+        ("Upgrade", protocol),
+        ("HTTP2-Settings", "AAMAAABk"),
+    ]
     assert proxy.ask(target, headers).status == status
     assert proxy.services.seen[0].header("Upgrade") == passed
 
@@ -349,7 +366,9 @@ def test_two_hosts_are_none(proxy: Proxy) -> None:
 # --- paths
 
 
-@pytest.mark.parametrize("target", ["/api/line", "/api/line/info", "/api/line/health?x=1", "/uploads/files/a.jpg"])
+@pytest.mark.parametrize(
+    "target", ["/api/line", "/api/line/info", "/api/line/health?x=1", "/uploads/files/a.jpg"]
+)
 @pytest.mark.parametrize(
     "trick",
     [
@@ -378,9 +397,7 @@ def test_two_hosts_are_none(proxy: Proxy) -> None:
         lambda path: f"https://{PHOTOS}{path}",
     ],
 )
-def test_no_path_leads_around_a_closed_route(
-    proxy: Proxy, trick: Callable[[str], str], target: str
-) -> None:
+def test_no_path_leads_around_a_closed_route(proxy: Proxy, trick: Callable[[str], str], target: str) -> None:
     answer = proxy.send(f"GET {trick(target)} HTTP/1.1\r\nHost: {PHOTOS}\r\n\r\n".encode())
     assert answer.status in {400, 404}
     assert proxy.services.seen == []
@@ -388,7 +405,16 @@ def test_no_path_leads_around_a_closed_route(
 
 @pytest.mark.parametrize(
     "target",
-    ["/albums/2026/my..photo.jpg", "/.well-known/x", "/...", "/api/files?path=../x", "/a%20b", "/%E7%85%A7", "/a;b", "/a%2Fb"],
+    [
+        "/albums/2026/my..photo.jpg",
+        "/.well-known/x",
+        "/...",
+        "/api/files?path=../x",
+        "/a%20b",
+        "/%E7%85%A7",
+        "/a;b",
+        "/a%2Fb",
+    ],
 )
 def test_what_browsers_send_comes_through_as_it_is(proxy: Proxy, target: str) -> None:
     assert proxy.ask(target).status == 200
@@ -396,7 +422,8 @@ def test_what_browsers_send_comes_through_as_it_is(proxy: Proxy, target: str) ->
 
 
 @pytest.mark.parametrize(
-    "target", ["/", "/health", "/api/line/info", "/webhook/health", "/webhook/line/x", "/webhook/line/", "/webhook"]
+    "target",
+    ["/", "/health", "/api/line/info", "/webhook/health", "/webhook/line/x", "/webhook/line/", "/webhook"],
 )
 def test_the_bots_name_has_nothing_but_the_webhook(proxy: Proxy, target: str) -> None:
     for method in ("GET", "POST"):
@@ -425,7 +452,9 @@ def test_who_may_open_photos_is_a_setting(proxy: Proxy, photos: str, visitor: in
             assert answer.headers["content-security-policy"].startswith("sandbox;")
         for other in ("/uploads/chunks/a", "/uploads/exports/a.zip", "/uploads/a"):
             proxy.ask(other)
-    assert {one.service for one in proxy.services.seen if "/files/" not in one.target} == {"memoryark-frontend"}
+    assert {one.service for one in proxy.services.seen if "/files/" not in one.target} == {
+        "memoryark-frontend"
+    }
 
 
 def test_health_is_for_operators(proxy: Proxy) -> None:
@@ -453,7 +482,9 @@ def test_operators_have_passwords(proxy: Proxy) -> None:
 
     with inventory(proxy, {}, override):
         assert proxy.ask("/api/health").status == 401
-        assert [status(f"anna:{word}") for word in ("wrong", "", hashed, "a long passphrase")] == [401] * 3 + [200]
+        assert [status(f"anna:{word}") for word in ("wrong", "", hashed, "a long passphrase")] == [
+            401
+        ] * 3 + [200]
         assert status("other:a long passphrase") == 401
     assert [one.header("Authorization") for one in proxy.services.seen] == [[]]
 
@@ -495,7 +526,9 @@ def test_one_client_cannot_ask_without_end(proxy: Proxy, first: str, same: str, 
 def test_slow_clients_stop_nobody(proxy: Proxy) -> None:
     beginnings = [
         f"GET / HTTP/1.1\r\nHost: {PHOTOS}\r\n".encode(),
-        request(WEBHOOK, [("x-line-signature", GOOD), ("Content-Length", "5000")], method="POST", name=PHOTOS),
+        request(
+            WEBHOOK, [("x-line-signature", GOOD), ("Content-Length", "5000")], method="POST", name=PHOTOS
+        ),
         request("/api/files/upload", [("Content-Length", "90000000")], method="POST") + b"x" * 1000,
         request("/form", [("Content-Length", "900000")], method="POST") + b"x" * 1000,
     ]
@@ -542,9 +575,8 @@ def test_every_request_has_its_line_whatever_happens_to_the_proxy(proxy: Proxy, 
         visitor.start()
     try:
         for change in (proxy.reload, proxy.reload, restart(proxy), proxy.reload):
-            before = sum(answered)
             change()
-            wait_until(lambda before=before: sum(answered) >= before + 40)
+            wait_for_more(answered, 40)
     finally:
         over.set()
         for visitor in visitors:
@@ -552,7 +584,9 @@ def test_every_request_has_its_line_whatever_happens_to_the_proxy(proxy: Proxy, 
     entries = proxy.entries(mark, sum(answered))
     lines = Counter(entry["path"] for entry in entries if entry["status"] == 200)
     assert lines == {
-        f"/{mark}{visitor}-{number}-": 1 for visitor in range(len(answered)) for number in range(answered[visitor])
+        f"/{mark}{visitor}-{number}-": 1
+        for visitor in range(len(answered))
+        for number in range(answered[visitor])
     }
     assert len({entry["request_id"] for entry in entries}) == len(entries)
 
@@ -565,9 +599,9 @@ def restart(proxy: Proxy) -> Callable[[], None]:
     return both
 
 
-def wait_until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not done():
+def wait_for_more(answered: list[int], more: int) -> None:
+    wanted, deadline = sum(answered) + more, time.monotonic() + 20
+    while sum(answered) < wanted:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -591,7 +625,11 @@ def test_a_line_says_what_happened(proxy: Proxy, mark: str) -> None:
     assert entry["request_id"] == proxy.services.seen[0].header("X-Request-Id")[0]
     assert float(entry["upstream_time"]) <= entry["request_time"] + 0.002
     (webhook,) = proxy.entries(proxy.services.seen[1].header("X-Request-Id")[0], 1)
-    assert (webhook["route"], webhook["status"], webhook["upstream"]) == (f"= {WEBHOOK}", 200, "10.89.2.153:3000")
+    assert (webhook["route"], webhook["status"], webhook["upstream"]) == (
+        f"= {WEBHOOK}",
+        200,
+        "10.89.2.153:3000",
+    )
     assert "hidden" not in "".join(proxy.lines)
 
 
@@ -604,7 +642,7 @@ def test_a_line_says_what_happened(proxy: Proxy, mark: str) -> None:
         f"GET /{{mark}}{'x' * 7000} HTTP/1.1\r\nHost: {PHOTOS}\r\n\r\n",
         f"GET /{{mark}}{'%22' * 2000} HTTP/1.1\r\nHost: {PHOTOS}\r\n\r\n",
         f"{'X' * 3000} /{{mark}} HTTP/1.1\r\nHost: {PHOTOS}\r\n\r\n",
-        "GET /{mark} HTTP/1.1\r\nHost: \xff\"\r\n\r\n",
+        'GET /{mark} HTTP/1.1\r\nHost: \xff"\r\n\r\n',
         "GET /{mark} HTTP/1.1\r\nHost: " + "a" * 3000 + "\r\n\r\n",
         f"GET /{{mark}} HTTP/1.1\r\nHost: {PHOTOS}\r\nBad Header: x\r\n\r\n",
         f"GET /{{mark}} HTTP/1.1\r\nHost: {PHOTOS}\r\n{'X-Long: ' + 'x' * 40000}\r\n\r\n",
@@ -630,7 +668,13 @@ def test_no_token_is_in_what_nginx_says_of_errors(proxy: Proxy, mark: str) -> No
         proxy.services.away.clear()
     assert status == 503
     assert proxy.entries(mark, 1)[0]["upstream_status"] == "502"
-    proxy.ask(WEBHOOK + "?token=hidden", [("x-line-signature", sign(b"hidden"))], method="POST", name=LINE, body=EVENTS)
+    proxy.ask(
+        WEBHOOK + "?token=hidden",
+        [("x-line-signature", sign(b"hidden"))],
+        method="POST",
+        name=LINE,
+        body=EVENTS,
+    )
     for word in ("hidden", GOOD, sign(b"hidden"), SECRET):
         assert word not in proxy.errors
         assert word not in "".join(proxy.lines)
@@ -652,7 +696,14 @@ def number(value: int) -> str:
 
 def key_set(key: rsa.RSAPrivateKey, kid: str = "k1") -> str:
     public = key.public_key().public_numbers()
-    one = {"kid": kid, "kty": "RSA", "alg": "RS256", "use": "sig", "e": number(public.e), "n": number(public.n)}
+    one = {
+        "kid": kid,
+        "kty": "RSA",
+        "alg": "RS256",
+        "use": "sig",
+        "e": number(public.e),
+        "n": number(public.n),
+    }
     return json.dumps({"keys": [one], "public_cert": {"kid": kid, "cert": "…"}})
 
 
@@ -666,7 +717,14 @@ SIGN_IN = {
 
 def token(key: rsa.RSAPrivateKey = KEY, head: Mapping[str, object] = {}, **claims: object) -> str:
     now = int(time.time())
-    whole = {"aud": [AUDIENCE], "iss": ISSUER, "email": "anna@church.tw", "iat": now, "nbf": now, "exp": now + 600}
+    whole = {
+        "aud": [AUDIENCE],
+        "iss": ISSUER,
+        "email": "anna@church.tw",
+        "iat": now,
+        "nbf": now,
+        "exp": now + 600,
+    }
     whole = {name: value for name, value in {**whole, **claims}.items() if value is not None}
     header = {"alg": "RS256", "kid": "k1", "typ": "JWT", **head}
     parts = ".".join(base64url(json.dumps(part).encode()) for part in (header, whole))
@@ -739,13 +797,18 @@ BAD_TOKENS: list[Callable[[], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("tokens", "email"), [(GOOD_TOKENS, ["anna@church.tw"]), (BAD_TOKENS, [])], ids=["good", "bad"])
+@pytest.mark.parametrize(
+    ("tokens", "email"), [(GOOD_TOKENS, ["anna@church.tw"]), (BAD_TOKENS, [])], ids=["good", "bad"]
+)
 def test_the_application_learns_only_who_cloudflare_says_it_is(
     signing_in: Proxy, tokens: list[Callable[[], str]], email: list[str]
 ) -> None:
     for make in tokens:
         signing_in.services.seen.clear()
-        headers = [("Cf-Access-Jwt-Assertion", make()), ("CF-Access-Authenticated-User-Email", "root@church.tw")]
+        headers = [
+            ("Cf-Access-Jwt-Assertion", make()),
+            ("CF-Access-Authenticated-User-Email", "root@church.tw"),
+        ]
         assert signing_in.ask("/api/files", headers).status == 200
         (one,) = signing_in.services.seen
         assert one.header("CF-Access-Authenticated-User-Email") == email, make()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,7 +53,24 @@ def meaning(path: str) -> list[str]:
     return [segment.partition(";")[0] for segment in path.replace("\\", "/").split("/")]
 
 
-PIECES = ("/", ".", "..", "\\", ";", "%2e", "%2E", "%2f", "%5C", "%3b", "%252e", "%25252F", "%25255c", "%00", "a", "#")
+PIECES = (
+    "/",
+    ".",
+    "..",
+    "\\",
+    ";",
+    "%2e",
+    "%2E",
+    "%2f",
+    "%5C",
+    "%3b",
+    "%252e",
+    "%25252F",
+    "%25255c",
+    "%00",
+    "a",
+    "#",
+)
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
@@ -132,7 +150,11 @@ def test_operators_come_from_their_networks_or_with_a_password() -> None:
 def test_a_trusted_proxy_is_one_of_the_inventory() -> None:
     assert "real_ip" not in rendered()[1]
     text = rendered({"memoryark_trusted_proxies": "203.0.113.7 2001:db8::/32"})[1]
-    for words in ("set_real_ip_from 203.0.113.7;", "set_real_ip_from 2001:db8::/32;", "real_ip_header X-Forwarded-For;"):
+    for words in (
+        "set_real_ip_from 203.0.113.7;",
+        "set_real_ip_from 2001:db8::/32;",
+        "real_ip_header X-Forwarded-For;",
+    ):
         assert words in text
 
 
@@ -168,10 +190,10 @@ def test_a_signed_body_has_to_fit_into_memory() -> None:
     ]
 
 
-@pytest.mark.parametrize("value", ["everybody", "members"])
+@pytest.mark.parametrize("value", ["everybody", "member"])
 def test_the_word_for_access_is_a_known_one(value: str) -> None:
     route = {"host": "a.test", "path": "/", "port": 1, "access": value}
-    with pytest.raises(ProblemsError, match="is not public, operators or closed"):
+    with pytest.raises(ProblemsError, match="is not public, members, operators or closed"):
         build_catalogue(sources({"app": smallest(**{"x-memoryark": {"routes": [route]}})}))
 
 
@@ -195,6 +217,76 @@ def test_networks(name: str, value: str, good: bool) -> None:
     found = [problem for problem in check_settings({name: value}) if problem.where == f"inventory {name}"]
     assert (found == []) == good
     assert variables({name: value})[SETTINGS[name].variable] == (value if good else "")
+
+
+KEYS = json.dumps({"keys": [{"kid": "k1", "kty": "RSA", "n": "AQAB", "e": "AQAB"}], "public_certs": []})
+SIGN_IN = {
+    "memoryark_access_issuer": "https://church.cloudflareaccess.com",
+    "memoryark_access_audience": "0a" * 32,
+    "memoryark_access_keys": KEYS,
+}
+
+
+def test_nobody_signs_in_without_a_source() -> None:
+    _made, text = rendered()
+    assert "auth_request" not in text
+    assert "access.json" not in text
+
+
+def test_members_sign_in_by_cloudflare_access() -> None:
+    made, text = rendered({**SIGN_IN, "memoryark_photos": "members"})
+    assert "auth_request /internal/visitor;" in location(text, "/api/")
+    assert "auth_request /internal/member;" in location(text, "/uploads/files/")
+    # The pages are for everybody, and the check of a token is not free.
+    assert "auth_request" not in location(text, "/")
+    names = variables({**NAMES, **SIGN_IN})
+    written = json.loads(render_configs(STACK, made, names)["nginx-proxy"]["access.json"])
+    key = {"kid": "k1", "kty": "RSA", "n": "AQAB", "e": "AQAB"}
+    assert written == {
+        "issuer": SIGN_IN["memoryark_access_issuer"],
+        "audience": "0a" * 32,
+        "keys": {"k1": key},
+    }
+
+
+def test_a_route_for_members_is_for_nobody_without_a_source() -> None:
+    found = location(rendered({"memoryark_photos": "members"})[1], "/uploads/files/")
+    assert "deny all;" in found
+    assert "satisfy" not in found
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "what"),
+    [
+        ({}, None, ""),
+        ({"memoryark_access_keys": json.loads(KEYS)}, None, ""),  # pasted as YAML
+        ({"memoryark_access_keys": ""}, "memoryark_access_keys", "is not set."),
+        ({"memoryark_access_issuer": ""}, "memoryark_access_issuer", "is not set."),
+        ({"memoryark_access_audience": "0a"}, "memoryark_access_audience", "is not 64 hexadecimal digits"),
+        ({"memoryark_access_issuer": "church"}, "memoryark_access_issuer", "is not an address such as"),
+        ({"memoryark_access_keys": "{}"}, "memoryark_access_keys", "is not the set of keys"),
+        ({"memoryark_access_keys": "https://x"}, "memoryark_access_keys", "is not the set of keys"),
+        ({"memoryark_access_keys": '{"keys": []}'}, "memoryark_access_keys", "has no RSA key"),
+        ({"memoryark_access_keys": '{"keys": [{"kty": "EC"}]}'}, "memoryark_access_keys", "has no RSA key"),
+        (
+            {"memoryark_access_keys": KEYS.replace('"k1"', '"k 1"')},
+            "memoryark_access_keys",
+            "has no RSA key that could be used",
+        ),
+        (
+            dict.fromkeys(SIGN_IN, ""),
+            "memoryark_photos",
+            "'members' can sign in only with memoryark_access_issuer",
+        ),
+    ],
+)
+def test_settings_of_the_sign_in(change: dict[str, Any], where: str | None, what: str) -> None:
+    settings = {**SIGN_IN, "memoryark_photos": "members", **change}
+    found = [problem for problem in check_settings(settings) if "access" in str(problem)]
+    assert [problem.where for problem in found] == ([f"inventory {where}"] if where else [])
+    assert all(what in problem.what for problem in found)
+    if where is None:
+        assert json.loads(variables(settings)["ACCESS_KEYS"]) == json.loads(KEYS)
 
 
 HASHED = f"$6$salt${'a' * 86}"

@@ -58,8 +58,8 @@ def render_configs(
     """Return file texts by service and path below its ``config`` folder.
 
     Templates see ``catalogue``, ``service``, ``routes_by_host``, ``name_server``, ``longest_timeout``,
-    ``variables``, what ``instances`` has of ``upstreams``, ``meeting_point`` and ``steady``, and what ``edge``
-    has as ``access``, ``identity_header``, ``forgeable_headers``, ``unsafe_path`` and ``rates``.
+    ``variables``, what ``instances`` has of ``upstreams``, ``meeting_point`` and ``steady``, and what
+    ``edge`` has as ``access``, ``identity_header``, ``forgeable_headers``, ``unsafe_path`` and ``rates``.
     Raises ProblemsError for templates that do not render.
     """
     environment = jinja2.Environment(

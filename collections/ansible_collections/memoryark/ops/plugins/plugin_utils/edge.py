@@ -82,10 +82,10 @@ _SEPARATOR = r"(?:/|\x5c|%(?:25)*(?:2f|5c))"
 _DOTS = r"(?:\.|%(?:25)*2e){1,2}"
 _END = r"(?:/|\x5c|;|%(?:25)*(?:2f|5c|3b)|\?|$)"
 UNSAFE_PATH = rf"^[^?]*(?:{_SEPARATOR}{_DOTS}{_END}|\x5c|#|%(?:25)*(?:5c|00))"
-"""Matches, without regard to case, a request target that a service could take for another path than the proxy.
+"""Matches, without regard to case, a request target that a service could take for another path than nginx.
 
-Dot segments, backslashes, fragments and NUL. Browsers send none of them. nginx chooses the route by the path in
-its normal form and passes on what was sent. Written in what Python's and Perl's expressions have in common.
+Dot segments, backslashes, fragments and NUL. Browsers send none of them. nginx chooses the route by the path
+in its normal form and passes on what was sent. Python and Perl read this expression alike.
 """
 
 
@@ -99,7 +99,8 @@ def parse_access_keys(text: str) -> list[dict[str, str]]:
         found = [{name: str(key[name]) for name in ("kty", "kid", "n", "e")} for key in keys]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError("is not the set of keys that Cloudflare shows, as JSON") from None
-    if not found or not all(re.fullmatch(r"[A-Za-z0-9_-]+", value) for key in found for value in key.values()):
+    values = [value for key in found for value in key.values()]
+    if not values or not all(re.fullmatch(r"[A-Za-z0-9_-]+", value) for value in values):
         raise ValueError("has no RSA key that could be used")
     return found
 

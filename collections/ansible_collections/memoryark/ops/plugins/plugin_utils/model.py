@@ -149,10 +149,10 @@ class Config:
 class Route:
     """A path of a host name that the proxy sends to a port of the service.
 
-    ``access`` is ``public``, ``members``, ``operators`` or ``closed``; ``rate`` the requests a second that one
-    client may make. With ``identity`` the service is told who the visitor is. With ``line_signature`` only bodies
-    that LINE has signed come through. What comes from a route that is ``untrusted`` was made by others: a browser
-    shows it and runs nothing of it.
+    ``access`` is ``public``, ``members``, ``operators`` or ``closed``; ``rate`` the requests a second that
+    one client may make. With ``identity`` the service is told who the visitor is. With ``line_signature``
+    only bodies that LINE has signed come through. What comes from a route that is ``untrusted`` was made by
+    others: a browser shows it and runs nothing of it.
     """
 
     host: str
@@ -415,14 +415,11 @@ def parse_update(raw: Mapping[str, Any]) -> Update:
 
 def parse_route(raw: Mapping[str, Any]) -> Route:
     """Return the normal form of one ``x-memoryark.routes`` entry."""
-    extra: dict[str, Any] = {}
-    if "body_size" in raw:
-        extra["body_size"] = parse_size(raw["body_size"])
-    if "timeout" in raw:
-        extra["timeout"] = parse_duration(raw["timeout"])
-    same = ("host", "path", "port", "websocket", "access", "rate", "identity")
-    same += ("line_signature", "untrusted")
-    return Route(**{key: raw[key] for key in same if key in raw}, **extra)
+    fields = dict(raw)
+    for key, parse in (("body_size", parse_size), ("timeout", parse_duration)):
+        if key in raw:
+            fields[key] = parse(raw[key])
+    return Route(**fields)
 
 
 def parse_config(raw: Mapping[str, Any]) -> Config:

@@ -15,8 +15,9 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Prob
 
 PREFIX = "memoryark_"
 _DOMAIN = r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}"
-_NETWORK = r"(\d{1,3}(\.\d{1,3}){3}(/([12]?\d|3[0-2]))?|(?=[^ ]*:)[0-9a-f:.]{2,45}(/(\d{1,2}|1[01]\d|12[0-8]))?)"
-_NETWORKS = rf"{_NETWORK}( {_NETWORK})*"
+_IPV4 = r"\d{1,3}(\.\d{1,3}){3}(/([12]?\d|3[0-2]))?"
+_IPV6 = r"(?=[^ ]*:)[0-9a-f:.]{2,45}(/(\d{1,2}|1[01]\d|12[0-8]))?"
+_NETWORKS = rf"({_IPV4}|{_IPV6})( ({_IPV4}|{_IPV6}))*"
 UNSET = "unset.invalid"
 CLOCK_TOLERANCE = 30.0
 _PLACEHOLDER = re.compile(
@@ -70,9 +71,9 @@ SETTINGS: dict[str, Setting] = {
         required=True,
     ),
     "memoryark_photos": Setting(
-        "Who may open the photos below `/uploads/files/` of the archive's name: nobody (`closed`), `operators`, "
-        "`members` who signed in by Cloudflare Access, or everybody who knows a photo's address (`public`), as the "
-        "application itself has it: it asks nobody.",
+        "Who may open the photos below `/uploads/files/` of the archive's name: nobody (`closed`), "
+        "`operators`, `members` who signed in by Cloudflare Access, or everybody who knows a photo's address "
+        "(`public`), as the application itself has it: it asks nobody.",
         variable="MEMORYARK_PHOTOS",
         pattern=r"closed|operators|members|public",
         form="closed, operators, members or public",
@@ -93,8 +94,8 @@ SETTINGS: dict[str, Setting] = {
         default="",
     ),
     "memoryark_access_keys": Setting(
-        "What `/cdn-cgi/access/certs` of `memoryark_access_issuer` shows: the keys that sign who somebody is. They "
-        "change every few weeks.",
+        "What `/cdn-cgi/access/certs` of `memoryark_access_issuer` shows: the keys that sign who somebody "
+        "is. They change every few weeks.",
         variable="ACCESS_KEYS",
         pattern=r"(?s).+",
         form="the JSON text that Cloudflare shows",
@@ -109,8 +110,8 @@ SETTINGS: dict[str, Setting] = {
         default="",
     ),
     "memoryark_trusted_proxies": Setting(
-        "Proxies before this server that say in `X-Forwarded-For` who their client is, as a CDN does. Nobody else "
-        "is believed.",
+        "Proxies before this server that say in `X-Forwarded-For` who their client is, as a CDN does. Nobody "
+        "else is believed.",
         variable="TRUSTED_PROXIES",
         pattern=_NETWORKS,
         form="addresses or networks such as 203.0.113.0/24, with a space between them",
