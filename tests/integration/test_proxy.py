@@ -396,6 +396,7 @@ def test_two_hosts_are_none(proxy: Proxy) -> None:
         lambda path: path.replace("/l", "%2fl").replace("/f", "%2Ff"),
         lambda path: f"https://{PHOTOS}{path}",
     ],
+    ids=lambda trick: repr(trick("/closed")),
 )
 def test_no_path_leads_around_a_closed_route(proxy: Proxy, trick: Callable[[str], str], target: str) -> None:
     answer = proxy.send(f"GET {trick(target)} HTTP/1.1\r\nHost: {PHOTOS}\r\n\r\n".encode())
