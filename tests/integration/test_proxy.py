@@ -204,7 +204,7 @@ def spellings(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("http", ["--http1.1", "--http2"])
-@pytest.mark.parametrize("target", ["/", "/api/files", "/api/ws"])
+@pytest.mark.parametrize("target", ["/", "/api/files"])
 def test_no_header_that_says_who_somebody_is_comes_through(proxy: Proxy, http: str, target: str) -> None:
     forged = [
         f"{spelling}: forged"
@@ -350,8 +350,36 @@ def test_no_other_protocol_is_spoken_past_the_proxy(
         ("Upgrade", protocol),
         ("HTTP2-Settings", "AAMAAABk"),
     ]
-    assert proxy.ask(target, headers).status == status
+    with inventory(proxy, {"memoryark_photos": "public"}):
+        assert proxy.ask(target, headers).status == status
     assert proxy.services.seen[0].header("Upgrade") == passed
+
+
+@pytest.mark.parametrize(
+    ("origins", "status"),
+    [
+        ([], 101),
+        ([f"https://{PHOTOS}"], 101),
+        (["https://other.test"], 403),
+        ([f"http://{PHOTOS}"], 403),
+        ([f"https://{PHOTOS}.other.test"], 403),
+        ([f"https://{LINE}"], 403),
+        (["null"], 403),
+        ([f"https://{PHOTOS} x"], 403),
+        (["https://other.test", f"https://{PHOTOS}"], 403),
+    ],
+)
+def test_no_page_of_others_opens_a_websocket(proxy: Proxy, origins: list[str], status: int) -> None:
+    headers = [("Connection", "Upgrade"), ("Upgrade", "websocket"), *(("Origin", one) for one in origins)]
+    with inventory(proxy, {"memoryark_photos": "public"}):
+        assert proxy.ask("/api/ws", headers).status == status
+    assert len(proxy.services.seen) == (status == 101)
+
+
+def test_news_of_photos_are_for_those_who_may_see_them(proxy: Proxy) -> None:
+    headers = [("Connection", "Upgrade"), ("Upgrade", "websocket")]
+    assert proxy.ask("/api/ws", headers).status == 404
+    assert proxy.services.seen == []
 
 
 @pytest.mark.parametrize("host", ["other.test", "", "192.0.2.10", f"{PHOTOS}@other.test", f"{PHOTOS}/../x"])
@@ -841,6 +869,7 @@ def test_pages_and_uploads_need_no_token(signing_in: Proxy) -> None:
 def test_a_websocket_is_opened_by_somebody(signing_in: Proxy) -> None:
     signing_in.services.seen.clear()
     headers = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Cf-Access-Jwt-Assertion", token())]
+    assert signing_in.ask("/api/ws", headers[:2]).status == 403
     assert signing_in.ask("/api/ws", headers).status == 101
     assert signing_in.services.seen[0].header("CF-Access-Authenticated-User-Email") == ["anna@church.tw"]
     (line,) = signing_in.entries(signing_in.services.seen[0].header("X-Request-Id")[0], 1)

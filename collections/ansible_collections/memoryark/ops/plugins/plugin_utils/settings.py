@@ -71,9 +71,9 @@ SETTINGS: dict[str, Setting] = {
         required=True,
     ),
     "memoryark_photos": Setting(
-        "Who may open the photos below `/uploads/files/` of the archive's name: nobody (`closed`), "
-        "`operators`, `members` who signed in by Cloudflare Access, or everybody who knows a photo's address "
-        "(`public`), as the application itself has it: it asks nobody.",
+        "Who may open the photos below `/uploads/files/` of the archive's name, and `/api/ws`, which tells "
+        "of new ones: nobody (`closed`), `operators`, `members` who signed in by Cloudflare Access, or "
+        "everybody who knows a photo's address (`public`), as the application has it: it asks nobody.",
         variable="MEMORYARK_PHOTOS",
         pattern=r"closed|operators|members|public",
         form="closed, operators, members or public",
