@@ -17,7 +17,8 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -62,6 +63,11 @@ class ImageRef:
 def context_hash(context: Path, *ingredients: str) -> str:
     """Hash a build context together with what else goes into the image."""
     return content_hash(context_files(context), *ingredients)
+
+
+def this_month() -> str:
+    """Return the month as ``2026-11``."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m")
 
 
 def image_keys(month: str) -> dict[str, str]:
@@ -119,11 +125,29 @@ class Builder:
         self._build("memoryark-base", BASE_CONTEXT, base, f"ROOT={root}")
         return base
 
-    def publish(self, name: str, key: str, base: str, address: str, *, fresh: bool = False) -> None:
-        """Build one image and push it to the registry; ``fresh`` uses no layer built before."""
+    def build(self, name: str, key: str, base: str, *, fresh: bool = False) -> str:
+        """Return the local name of an image, built if it is missing; ``fresh`` uses no layer built before."""
         local = f"localhost/{NAMESPACE}/{name}:{key}"
         if fresh or not self._has(local):
             self._build(name, IMAGES[name], local, f"BASE={base}", *(["--no-cache"] if fresh else []))
+        return local
+
+    @contextmanager
+    def mounted(self, image: str) -> Iterator[Path]:
+        """Show the root file system of a local image, for reading."""
+        done = subprocess.run(
+            [*self._podman, "image", "mount", image], capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise LabError(f"{image} cannot be mounted: {done.stderr.strip()}")
+        try:
+            yield Path(done.stdout.strip())
+        finally:
+            subprocess.run([*self._podman, "image", "unmount", image], capture_output=True, check=False)
+
+    def publish(self, name: str, key: str, base: str, address: str, *, fresh: bool = False) -> None:
+        """Build one image and push it to the registry."""
+        local = self.build(name, key, base, fresh=fresh)
         push = ["push", "--quiet", "--tls-verify=false", "--format=oci"]
         remote = f"docker://{address}/{NAMESPACE}/{name}:{key}"
         self._run(
@@ -181,6 +205,17 @@ class Builder:
             raise LabError(f"{name}: {program} failed with exit code {done.returncode}; {log} ends:\n{tail}")
 
 
+@contextmanager
+def root_of(name: str, progress: Progress, cache: Path = CACHE) -> Iterator[Path]:
+    """Show the root file system of an image as it stands in the sources, without any registry."""
+    keys, builder = image_keys(this_month()), Builder(progress, cache)
+    cache.mkdir(parents=True, exist_ok=True)
+    with files.locked(cache / "images.lock", "the images"):
+        image = builder.build(name, keys[name], builder.ensure_base(keys))
+    with builder.mounted(image) as root:
+        yield root
+
+
 def build_all(
     progress: Progress,
     *,
@@ -200,8 +235,7 @@ def build_all(
         raise LabError(f"no image {', '.join(unknown)}; there are {', '.join(IMAGES)}")
     server = registry.up(state, cache / "registry")
     public = registry_name or server.guest_address
-    month = datetime.datetime.now(datetime.UTC).strftime("%Y-%m")
-    keys = image_keys(month)
+    keys = image_keys(this_month())
     found: dict[str, ImageRef] = {}
 
     def lookup(name: str) -> ImageRef | None:

@@ -218,7 +218,10 @@ def catalogue(stack: Path) -> Catalogue:
     services = [name for document in documents for name in (document.tree.get("services") or {})]
     secrets = {name for document in documents for name in (document.tree.get("secrets") or {})}
     variables = {
-        setting.variable: f"${{{setting.variable}}}" for setting in SETTINGS.values() if setting.variable
+        setting.variable: f"${{{setting.variable}}}"
+        for setting in SETTINGS.values()
+        # One that has a default in the Compose file as well stands for that.
+        if setting.variable and setting.required
     }
     images = {name: f"registry.test/{name}@sha256:{'0' * 64}" for name in services}
     return build_catalogue(Sources(documents, images=images, variables=variables, secrets=secrets))
@@ -259,7 +262,14 @@ def services_page(made: Catalogue) -> str:
         for one in services
     ]
     routes = [
-        [f"`{route.host}`", f"`{route.path}`", f"`{one.name}:{route.port}`", size(route.body_size)]
+        [
+            f"`{route.host}`",
+            f"`{route.path}`",
+            f"`{one.name}:{route.port}`",
+            f"{route.access}, signed by LINE" if route.line_signature else route.access,
+            size(route.body_size),
+            f"{route.rate}",
+        ]
         for one in services
         for route in one.routes
     ]
@@ -284,8 +294,8 @@ def services_page(made: Catalogue) -> str:
         table(["Service", "Networks", "Ports", "Data", "Secrets"], places),
         "## Networks",
         table(["Network", "Bridge", "Subnets", "Reaches outside"], networks),
-        "## Public routes",
-        table(["Host name", "Path", "To", "Largest request"], routes),
+        "## Routes",
+        table(["Host name", "Path", "To", "For", "Largest request", "Requests a second of a client"], routes),
     )
 
 

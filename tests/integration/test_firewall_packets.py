@@ -22,7 +22,8 @@ from ansible_collections.memoryark.ops.plugins.module_utils.nftables import Open
 from ansible_collections.memoryark.ops.plugins.plugin_utils.openings import openings
 from memoryark_lab.paths import REPO
 from memoryark_lab.reference_pages import catalogue
-from probing import Place
+
+from tests.integration.probing import Place
 
 PROBING = Path(__file__).with_name("probing.py")
 # Namespace, its card, the bridge of the host that the card is plugged into, and the addresses.

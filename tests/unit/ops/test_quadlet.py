@@ -56,6 +56,7 @@ CASES: list[tuple[str, dict[str, Any], str, list[str]]] = [
     ("networks", {"networks": {"front": {"aliases": ["x"], "ipv4_address": "10.1.0.9", "ipv6_address": "fd00::9"}}}, "Container", ["Network=front-net:alias=app,alias=x,ip=10.1.0.9,ip6=fd00::9"]),
     ("networks", {"networks": ["back"]}, "Container", ["Network=front-net:alias=app", "Network=back-net:alias=app"]),
     ("ports", {"ports": ["80:8080", "127.0.0.1:53:53/udp", "[::1]:81:81"]}, "Container", ["PublishPort=80:8080/tcp", "PublishPort=127.0.0.1:53:53/udp", "PublishPort=[::1]:81:81/tcp"]),
+    ("ports", {"ports": ["80:8080"]}, "Service", ["LogRateLimitIntervalSec=0"]),
     ("ports", {"ports": [{"target": 8080, "published": "80", "host_ip": "10.0.0.1"}]}, "Container", ["PublishPort=10.0.0.1:80:8080/tcp"]),
     ("volumes", {"volumes": ["photos:/p"]}, "Container", ["Volume=/srv/ark/photos:/p:rw,nosuid,nodev,noexec,idmap"]),
     ("volumes", {"volumes": [{"type": "volume", "source": "queue", "target": "/q", "read_only": True}]}, "Container", ["Volume=memoryark-queue:/q:ro,nosuid,nodev,noexec"]),

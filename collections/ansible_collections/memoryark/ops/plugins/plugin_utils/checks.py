@@ -27,6 +27,7 @@ _TAGGED = re.compile(
 )
 
 MAX_PORT = 65_535
+SIGNED_LIMIT = 2 * 2**20
 
 Where = Callable[[str, str], str]
 """Names file and key for a service and a path below it."""
@@ -102,6 +103,10 @@ def _check_service(
         yield problem("x-memoryark.config", "write either reload or reload_signal")
     if service.rolling:
         yield from _check_rolling(service, catalogue, problem)
+    if any(route.line_signature and route.body_size > SIGNED_LIMIT for route in service.routes):
+        yield problem(
+            "x-memoryark.routes", "a body that LINE signs is held in memory; its body_size is 2M at the most"
+        )
     yield from _check_hardening(service, problem)
 
 

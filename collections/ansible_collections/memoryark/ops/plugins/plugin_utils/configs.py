@@ -10,6 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from ansible_collections.memoryark.ops.plugins.plugin_utils.edge import (
+    FORGEABLE_HEADERS,
+    IDENTITY_HEADER,
+    UNSAFE_PATH,
+    access,
+    rates,
+)
 from ansible_collections.memoryark.ops.plugins.plugin_utils.instances import (
     meeting_point,
     steady,
@@ -51,7 +58,8 @@ def render_configs(
     """Return file texts by service and path below its ``config`` folder.
 
     Templates see ``catalogue``, ``service``, ``routes_by_host``, ``name_server``, ``longest_timeout``,
-    ``variables``, and what ``instances`` has of ``upstreams``, ``meeting_point`` and ``steady``.
+    ``variables``, what ``instances`` has of ``upstreams``, ``meeting_point`` and ``steady``, and what
+    ``edge`` has as ``access``, ``identity_header``, ``forgeable_headers``, ``unsafe_path`` and ``rates``.
     Raises ProblemsError for templates that do not render.
     """
     environment = jinja2.Environment(
@@ -71,6 +79,11 @@ def render_configs(
         "upstreams": upstreams,
         "meeting_point": meeting_point,
         "steady": steady,
+        "access": access(variables),
+        "identity_header": IDENTITY_HEADER,
+        "forgeable_headers": FORGEABLE_HEADERS,
+        "unsafe_path": UNSAFE_PATH,
+        "rates": rates,
     }
     rendered: dict[str, dict[str, str]] = {}
     problems: list[Problem] = []

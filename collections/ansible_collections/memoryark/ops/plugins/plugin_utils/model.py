@@ -22,6 +22,8 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.quantities import (
 DEFAULT_PIDS = 256
 # Seconds; Compose's own default for update_config.monitor is 0s, Docker's is 5s.
 DEFAULT_MONITOR = 5.0
+# Requests a second of one client: a page of thumbnails for a congregation behind one address.
+DEFAULT_RATE = 100
 
 
 @dataclass(frozen=True)
@@ -147,12 +149,25 @@ class Config:
 
 @dataclass(frozen=True)
 class Route:
+    """A path of a host name that the proxy sends to a port of the service.
+
+    ``access`` is ``public``, ``members``, ``operators`` or ``closed``; ``rate`` the requests a second that
+    one client may make. With ``identity`` the service is told who the visitor is. With ``line_signature``
+    only bodies that LINE has signed come through. What comes from a route that is ``untrusted`` was made by
+    others: a browser shows it and runs nothing of it.
+    """
+
     host: str
     path: str
     port: int
     websocket: bool = False
     body_size: int = 2**20
     timeout: float = 60.0
+    access: str = "public"
+    rate: int = DEFAULT_RATE
+    identity: bool = False
+    line_signature: bool = False
+    untrusted: bool = False
 
 
 @dataclass(frozen=True)
@@ -409,12 +424,11 @@ def parse_update(raw: Mapping[str, Any]) -> Update:
 
 def parse_route(raw: Mapping[str, Any]) -> Route:
     """Return the normal form of one ``x-memoryark.routes`` entry."""
-    extra: dict[str, Any] = {}
-    if "body_size" in raw:
-        extra["body_size"] = parse_size(raw["body_size"])
-    if "timeout" in raw:
-        extra["timeout"] = parse_duration(raw["timeout"])
-    return Route(raw["host"], raw["path"], raw["port"], raw.get("websocket", False), **extra)
+    fields = dict(raw)
+    for key, parse in (("body_size", parse_size), ("timeout", parse_duration)):
+        if key in raw:
+            fields[key] = parse(raw[key])
+    return Route(**fields)
 
 
 def parse_config(raw: Mapping[str, Any]) -> Config:

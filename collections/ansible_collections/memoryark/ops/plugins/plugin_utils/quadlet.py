@@ -351,6 +351,9 @@ def _service_section(service: Service) -> Iterator[tuple[str, str]]:
     if service.reserved_cpus:
         # cgroup v2 has shares, not reserved processors: 100 stands for one processor.
         yield "CPUWeight", str(max(1, round(service.reserved_cpus * 100)))
+    if service.ports:
+        # It logs who came: a line that the journal drops would be a visitor without a trace.
+        yield "LogRateLimitIntervalSec", "0"
 
 
 def _config_section(service: Service, instance: Instance, root: str) -> Iterator[tuple[str, str]]:

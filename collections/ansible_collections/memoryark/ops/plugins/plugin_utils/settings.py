@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.memoryark.ops.plugins.plugin_utils.edge import parse_access_keys
 from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Problem, suggestion
 
 PREFIX = "memoryark_"
@@ -28,6 +30,9 @@ DNS_PLUGINS = (
     "rfc2136",
     "sakuracloud",
 )
+_IPV4 = r"\d{1,3}(\.\d{1,3}){3}(/([12]?\d|3[0-2]))?"
+_IPV6 = r"(?=[^ ]*:)[0-9a-f:.]{2,45}(/(\d{1,2}|1[01]\d|12[0-8]))?"
+_NETWORKS = rf"({_IPV4}|{_IPV6})( ({_IPV4}|{_IPV6}))*"
 UNSET = "unset.invalid"
 CLOCK_TOLERANCE = 30.0
 _PLACEHOLDER = re.compile(
@@ -37,7 +42,10 @@ _PLACEHOLDER = re.compile(
 
 @dataclass(frozen=True)
 class Setting:
-    """``variable`` is the name under which Compose files use it; without ``pattern`` it is not a text."""
+    """``variable`` is the name under which Compose files use it; without ``pattern`` it is not a text.
+
+    ``parse`` raises ValueError with what is wrong that no pattern can tell.
+    """
 
     description: str
     variable: str = ""
@@ -45,6 +53,7 @@ class Setting:
     form: str = ""
     required: bool = False
     default: Any = None
+    parse: Callable[[str], Any] | None = None
 
 
 SETTINGS: dict[str, Setting] = {
@@ -75,6 +84,53 @@ SETTINGS: dict[str, Setting] = {
         pattern=_EMAIL,
         form="an e-mail address",
         required=True,
+    ),
+    "memoryark_photos": Setting(
+        "Who may open the photos below `/uploads/files/` of the archive's name, and `/api/ws`, which tells "
+        "of new ones: nobody (`closed`), `operators`, `members` who signed in by Cloudflare Access, or "
+        "everybody who knows a photo's address (`public`), as the application has it: it asks nobody.",
+        variable="MEMORYARK_PHOTOS",
+        pattern=r"closed|operators|members|public",
+        form="closed, operators, members or public",
+        default="closed",
+    ),
+    "memoryark_access_issuer": Setting(
+        "The team of Cloudflare Access by which members sign in. Without it nobody can.",
+        variable="ACCESS_ISSUER",
+        pattern=rf"https://{_DOMAIN}",
+        form="an address such as https://your-church.cloudflareaccess.com",
+        default="",
+    ),
+    "memoryark_access_audience": Setting(
+        "The audience tag (AUD) of the application in Cloudflare Access.",
+        variable="ACCESS_AUDIENCE",
+        pattern=r"[0-9a-f]{64}",
+        form="64 hexadecimal digits",
+        default="",
+    ),
+    "memoryark_access_keys": Setting(
+        "What `/cdn-cgi/access/certs` of `memoryark_access_issuer` shows: the keys that sign who somebody "
+        "is. They change every few weeks.",
+        variable="ACCESS_KEYS",
+        pattern=r"(?s).+",
+        form="the JSON text that Cloudflare shows",
+        parse=parse_access_keys,
+        default="",
+    ),
+    "memoryark_operator_networks": Setting(
+        "From where pages for operators can be opened without a password, such as `/api/health`.",
+        variable="OPERATOR_NETWORKS",
+        pattern=_NETWORKS,
+        form="addresses or networks such as 203.0.113.0/24, with a space between them",
+        default="",
+    ),
+    "memoryark_trusted_proxies": Setting(
+        "Proxies before this server that say in `X-Forwarded-For` who their client is, as a CDN does. Nobody "
+        "else is believed.",
+        variable="TRUSTED_PROXIES",
+        pattern=_NETWORKS,
+        form="addresses or networks such as 203.0.113.0/24, with a space between them",
+        default="",
     ),
     "memoryark_images": Setting(
         "Where the image of each service comes from: `registry/name@sha256:…`, `registry/name:tag`, "
@@ -189,6 +245,12 @@ SECRETS: dict[str, SecretRule] = {
         "Shared by the LINE service and the backend.", r"\S{32,}", "at least 32 characters"
     ),
     "jwt_secret": SecretRule("Signs the backend's sessions.", r"\S{32,}", "at least 32 characters"),
+    "operators": SecretRule(
+        "Who may open pages for operators: NAME:HASH, one a line.",
+        r"\s*([A-Za-z0-9._@-]+:\$6\$[./A-Za-z0-9]{1,16}\$[./A-Za-z0-9]{86}\s+)*"
+        r"[A-Za-z0-9._@-]+:\$6\$[./A-Za-z0-9]{1,16}\$[./A-Za-z0-9]{86}\s*",
+        "lines NAME:HASH, as passlib's sha512_crypt makes them with 5000 rounds",
+    ),
     "tls_certificate": SecretRule(
         "Your own certificate chain for both host names, PEM.",
         CERTIFICATE_FORM,
@@ -226,12 +288,39 @@ def check_settings(values: Mapping[str, Any]) -> list[Problem]:
         if setting.required and missing:
             problems.append(Problem(f"inventory {name}", f"is not set. {setting.description}"))
         elif setting.pattern and not missing:
-            text = str(value)
-            if is_placeholder(text):
-                problems.append(Problem(f"inventory {name}", f"'{text}' is still a placeholder."))
-            elif re.fullmatch(setting.pattern, text) is None:
-                problems.append(Problem(f"inventory {name}", f"'{text}' is not {setting.form}."))
-    return problems
+            wrong = _wrong(setting, as_text(value))
+            problems += [Problem(f"inventory {name}", f"{wrong}.")] if wrong else []
+    return problems + _check_sign_in(values)
+
+
+def as_text(value: Any) -> str:
+    """Return a value as text, as JSON what YAML has read of pasted JSON."""
+    return json.dumps(value) if isinstance(value, Mapping | list) else str(value)
+
+
+def _wrong(setting: Setting, text: str) -> str:
+    if is_placeholder(text):
+        return f"'{text}' is still a placeholder"
+    if re.fullmatch(setting.pattern, text) is None:
+        return f"'{text}' is not {setting.form}"
+    try:
+        if setting.parse:
+            setting.parse(text)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _check_sign_in(values: Mapping[str, Any]) -> list[Problem]:
+    """Members sign in by three settings that mean nothing without each other."""
+    together = [name for name in SETTINGS if name.startswith("memoryark_access_")]
+    unset = [name for name in together if not values.get(name)]
+    if len(unset) == len(together) and values.get("memoryark_photos") == "members":
+        needs = ", ".join(together)
+        return [Problem("inventory memoryark_photos", f"'members' can sign in only with {needs}.")]
+    if len(unset) == len(together):
+        return []
+    return [Problem(f"inventory {name}", f"is not set. {SETTINGS[name].description}") for name in unset]
 
 
 def check_firewall(values: Mapping[str, Any]) -> list[Problem]:
@@ -323,8 +412,17 @@ def check_clock(before: float, host: float, after: float) -> list[Problem]:
 def variables(values: Mapping[str, Any]) -> dict[str, str]:
     """Return the variables that Compose files may use.
 
-    A setting that is missing was reported by ``check_settings``; here it gets a value that no other
+    A setting that is missing or wrong was reported by ``check_settings``; here it gets a value that no other
     check stumbles over, so that it is reported once.
     """
-    found = {one.variable: values.get(name, one.default) for name, one in SETTINGS.items() if one.variable}
-    return {variable: UNSET if value in (None, "") else str(value) for variable, value in found.items()}
+    return {
+        setting.variable: _variable(setting, "" if values.get(name) is None else as_text(values[name]))
+        for name, setting in SETTINGS.items()
+        if setting.variable
+    }
+
+
+def _variable(setting: Setting, text: str) -> str:
+    if setting.required:
+        return text or UNSET
+    return str(setting.default) if _wrong(setting, text) else text
