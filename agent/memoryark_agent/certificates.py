@@ -98,13 +98,9 @@ def why_issue(candidate: Certificate | None, names: Sequence[str], now: datetime
     """Return why a certificate is needed, nothing if the candidate will do."""
     if candidate is None:
         return "there is none yet"
-    if missing := candidate.missing(names):
-        return f"it is not for {', '.join(missing)}"
-    if now >= candidate.not_after:
-        return f"it expired on {candidate.not_after:%Y-%m-%d}"
-    if now >= candidate.due:
-        return f"it expires on {candidate.not_after:%Y-%m-%d}"
-    return ""
+    if refused := refusals(candidate, names, now):
+        return refused[0]
+    return f"it expires on {candidate.not_after:%Y-%m-%d}" if now >= candidate.due else ""
 
 
 def refusals(candidate: Certificate, names: Sequence[str], now: datetime) -> list[str]:
@@ -165,11 +161,17 @@ def renew(site: Site, now: datetime, *, issue: bool = True, force: bool = False,
     failure = None
     with attempt(site, now):
         if plan.issue and isinstance(site.issuer, Acme):
+            before = look.candidate
             try:
                 site.issuer.issue(site.names)
+                look = inspect(site)
+                if look.candidate == before:
+                    # Not to be passed over: authorities count how many they issue.
+                    raise AgentError(
+                        f"certbot put none into {site.issuer.pair}; see its log below {site.state}"
+                    )
             except AgentError as error:
                 failure = AgentError(f"a certificate is needed, since {plan.issue}, but: {error}")
-            look = inspect(site)
         if look.candidate is None:
             raise failure or AgentError(look.problem)
         refused = refusals(look.candidate, site.names, now)

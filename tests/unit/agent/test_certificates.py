@@ -239,6 +239,16 @@ def test_when_none_can_be_had_the_old_one_stays_and_the_failure_is_told(site: Si
     assert not any("error" in line for line in certificates.status(site, NOW))
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_one_that_was_issued_to_another_place_is_no_success(site: Site, before: bool) -> None:
+    if before:
+        renew(site, NOW)
+    elsewhere = issues(site, lambda _pair, _names: None)
+    with pytest.raises(AgentError, match="certbot put none into"):
+        renew(elsewhere, NOW, force=True)
+    assert bool(site.store.current) is before
+
+
 @pytest.mark.parametrize("broken", ["nginx -t says no", "the reload fails", "the old one is still served"])
 def test_when_the_proxy_does_not_take_it_the_one_before_comes_back(site: Site, broken: str) -> None:
     renew(site, NOW)
