@@ -10,8 +10,8 @@ import ctypes
 import http.client
 import json
 import os
+import re
 import shlex
-import shutil
 import signal
 import socket
 import socketserver
@@ -254,14 +254,10 @@ class Proxy:
     def prepare(self) -> None:
         """Make its secrets and the pipe that takes its log, as Podman does."""
         authority = ensure_authority(self.place / "ca")
-        edge = authority.ensure_certificate("edge", [PHOTOS, LINE])
-        secrets = self.place / "secrets"
-        secrets.mkdir()
-        shutil.copy(edge.certificate, secrets / "tls_certificate")
-        shutil.copy(edge.key, secrets / "tls_key")
-        (secrets / "line_channel_secret").write_text(self.secret)
-        for file in secrets.iterdir():
-            os.chown(file, WWW_DATA, WWW_DATA)
+        self._certificate = authority.ensure_certificate("edge", [PHOTOS, LINE])
+        secret = self.place / "secrets" / "line_channel_secret"
+        secret.parent.mkdir()
+        secret.write_text(self.secret)
         (self.place / "config").mkdir()
         (self.place / "stderr").touch()
         os.chown(self.place / "stderr", WWW_DATA, WWW_DATA)
@@ -285,11 +281,16 @@ class Proxy:
     def start(self) -> None:
         """Start it and wait until it takes connections."""
         root = shlex.quote(str(self.root))
+        certificate, key = self._certificate_paths()
+        install = f"install -D --owner={WWW_DATA} --mode=0400"
         script = f"""
             mount --bind {shlex.quote(str(self.place / "config"))} {root}/etc/memoryark
             mount -t tmpfs tmpfs {root}/run
             mkdir {root}/run/secrets
             mount --bind {shlex.quote(str(self.place / "secrets"))} {root}/run/secrets
+            mount -t tmpfs tmpfs {root}/srv
+            {install} {shlex.quote(str(self._certificate.certificate))} {root}{certificate}
+            {install} {shlex.quote(str(self._certificate.key))} {root}{key}
             mount -t tmpfs -o mode=1777 tmpfs {root}/tmp
             mount -t proc proc {root}/proc
             mount --rbind /dev {root}/dev
@@ -310,6 +311,12 @@ class Proxy:
             assert self._process.poll() is None, self.errors
             assert time.monotonic() < deadline, self.errors
             time.sleep(0.05)
+
+    def _certificate_paths(self) -> tuple[str, str]:
+        """Where the configuration expects certificate and key."""
+        text = (self.place / "config" / "nginx.conf").read_text()
+        found = dict(re.findall(r"^ *(ssl_certificate(?:_key)?) (\S+);", text, re.MULTILINE))
+        return found["ssl_certificate"], found["ssl_certificate_key"]
 
     def _listens(self) -> bool:
         try:

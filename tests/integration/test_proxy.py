@@ -581,10 +581,10 @@ def test_slow_clients_stop_nobody(proxy: Proxy) -> None:
 def test_a_webhook_that_stands_still_is_given_up(proxy: Proxy) -> None:
     head = request(WEBHOOK, [("x-line-signature", GOOD), ("Content-Length", "500")], method="POST", name=LINE)
     with proxy.connect(LINE) as connection:
+        begun = time.monotonic()
         connection.sendall(head + b"{")
-        ready, _, _ = select.select([connection], [], [], 20)
-        assert ready, "nginx waits on"
         assert read_answer(connection).status in {0, 408}
+        assert time.monotonic() - begun < 15, "nginx waits on"
     assert [one for one in proxy.services.seen if one.service == "line-service"] == []
 
 
