@@ -65,7 +65,7 @@ def assert_release_serves(host: Host, says: str = OLD, **pages: Any) -> None:
         (
             {
                 **NEW,
-                "entrypoint": ["timeout", "25", "nginx", "-e", "stderr"],
+                "entrypoint": ["timeout", "25", "nginx", "-e", "stderr", "-g", "daemon off;"],
                 "deploy": {"update_config": {"monitor": "60s"}},
             },
             "became healthy and failed within 60 s",
@@ -150,7 +150,7 @@ def test_the_disk_is_full(host: Host) -> None:
         ["sh", "-c", f"fallocate -l $(($({free}) - 24))K /fill; dd if=/dev/zero of=/fill2 bs=4k; sync"],
         check=False,
     )
-    run = deploy({"memoryark_disk_needed": "1K"}, **NEW)
+    run = deploy({"memoryark_disk_needed": "0"}, **NEW)
     assert run.code != 0
     assert "No space left" in run.output, run.output
     assert greeting(host) == OLD
