@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -74,10 +75,11 @@ def careless(host: Host, image: str) -> Iterator[None]:
     """Somebody opens all kinds of ports on the host, without thinking of its firewall."""
     with ExitStack() as stack:
         host.check_output("systemd-run --unit test-listener python3 -c %s", _LISTENER)
-        stack.callback(host.check_output, "systemctl stop test-listener")
+        # A boot in between has ended both.
+        stack.callback(host.run, "systemctl stop test-listener")
         run = f"podman run --detach --rm --name careless --network test-web-net --publish 8888:6379 {image}"
         host.check_output(f"{run} --protected-mode no")
-        stack.callback(host.check_output, "podman kill careless")
+        stack.callback(host.run, "podman kill careless")
         # They are there, or the tests would show nothing.
         for port in UNDECLARED:
             host.check_output(f"timeout 10 bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}'")
@@ -165,9 +167,8 @@ def test_containers_reach_what_is_declared(host: Host, image: str) -> None:
 
 def test_dropped_packets_are_counted_and_logged(host: Host) -> None:
     def count() -> int:
-        return int(
-            host.check_output("nft list counter inet memoryark input_dropped").split("packets ")[1].split()[0]
-        )
+        shown = json.loads(host.check_output("nft --json list counter inet memoryark input_dropped"))
+        return int(shown["nftables"][-1]["counter"]["packets"])
 
     before = count()
     assert open_ports(23) == [set(), set()]
