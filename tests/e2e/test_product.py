@@ -324,8 +324,9 @@ def test_every_request_is_one_line_of_the_journal(host: Host) -> None:
             url = f"https://{world.domain(host.name)}/{mark}-{number}-{request}"
             assert status_of(host, url) == "200"
         host.ssh(change or ["true"])
-    find = ["journalctl", "--no-pager", "--output=cat", f"--unit={unit}", f"--grep={mark}"]
-    paths = [json.loads(line)["path"] for line in host.ssh(find).stdout.splitlines()]
+    find = ["journalctl", "--no-pager", "--output=json", f"--unit={unit}", f"--grep={mark}"]
+    entries = [json.loads(line)["MESSAGE"] for line in host.ssh(find).stdout.splitlines() if line]
+    paths = [json.loads(entry)["path"] for entry in entries]
     assert sorted(paths) == sorted(
         f"/{mark}-{number}-{request}" for number in range(4) for request in range(10)
     )
