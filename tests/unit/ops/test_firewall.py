@@ -17,8 +17,10 @@ from ansible_collections.memoryark.ops.plugins.module_utils import guard, nftabl
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.nftables import SETS, Opening, Rules
 from ansible_collections.memoryark.ops.plugins.modules.firewall import keep
+from ansible_collections.memoryark.ops.plugins.plugin_utils.catalogue import load_catalogue
 from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Network, Port
 from ansible_collections.memoryark.ops.plugins.plugin_utils.openings import openings, seen_from_outside
+from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import ProblemsError
 from memoryark_lab.paths import REPO
 from memoryark_lab.reference_pages import catalogue
 
@@ -61,6 +63,23 @@ def test_ports_and_egress_are_opened_by_protocol() -> None:
     found = openings(replace(made, networks={**made.networks, "wide": wide}, services={"nginx-proxy": proxy}))
     assert (found["published_tcp"], found["published_udp"]) == (["443"], ["443"])
     assert {"ark-wide . tcp . 25", "ark-wide . udp . 123"} < set(found["egress"])
+
+
+@pytest.mark.parametrize(
+    ("out", "problem"),
+    [
+        ({"internal": True}, "an internal network has no way out; take internal away, or egress"),
+        ({"x-memoryark": {"egress": ["tcp/65536"]}}, "there is no port 65536"),
+        ({"x-memoryark": {"egress": ["sctp/1"]}}, "a protocol and a port, such as tcp/443"),
+        ({"x-memoryark": {"egres": ["tcp/1"]}}, "Did you mean 'egress'"),
+    ],
+)
+def test_a_way_out_that_cannot_be_is_a_problem(out: dict[str, Any], problem: str) -> None:
+    stack = REPO / "molecule" / "firewall" / "stack"
+    images = {"web": f"r.test/web@sha256:{'0' * 64}"}
+    network = {"name": "test-out-net", "ipam": {"config": [{"subnet": "10.99.2.0/24"}]}} | out
+    with pytest.raises(ProblemsError, match=problem):
+        load_catalogue(stack, override={"networks": {"out": network}}, images=images, secrets={"probe_token"})
 
 
 def test_elements_come_instead_of_all_there_are_or_beside_them() -> None:
