@@ -58,7 +58,7 @@ integration: setup
 	  tests/integration/test_certificates.py tests/integration/test_proxy.py
 
 molecule: setup
-	$(call say,Molecule: each role on a real host: about 25 min)
+	$(call say,Molecule: each role on a real host: about 40 min)
 	@tests/run-molecule $(SCENARIOS)
 
 e2e: setup ## the whole product on a fresh host
