@@ -71,7 +71,7 @@ def attempt(host: Host, guard: Guard, text: str, seconds: int) -> None:
     except HostError:
         host.delete(guard.trial)
         raise
-    back = f"mv {_quoted(host, guard.trial)} {_quoted(host, guard.reverted)}"
+    back = shlex.join(["mv", str(host.path(guard.trial)), str(host.path(guard.reverted))])
     load = shlex.join([*guard.load, str(host.path(guard.proven))])
     host.run(
         [
@@ -91,10 +91,6 @@ def attempt(host: Host, guard: Guard, text: str, seconds: int) -> None:
     except HostError:
         settle(host, guard)
         raise
-
-
-def _quoted(host: Host, path: str) -> str:
-    return shlex.quote(str(host.path(path)))
 
 
 def confirm(host: Host, guard: Guard) -> None:

@@ -225,15 +225,19 @@ def _quoted(element: str, types: Sequence[str]) -> str:
     return " . ".join(f'"{part}"' if kind == "ifname" else part for part, kind in parts)
 
 
-def live(host: Host) -> Openings | None:
-    """Return what is open now, None on a host without the table."""
+def listing(host: Host) -> str | None:
+    """Return the table as ``nft --json`` lists it, None on a host without it."""
     if not host.has("nft"):
         return None
     tables = json.loads(host.run(["nft", "--json", "list", "tables"]))["nftables"]
     names = {f"{found['table']['family']} {found['table']['name']}" for found in tables if "table" in found}
-    if TABLE not in names:
-        return None
-    return parse(host.run(["nft", "--json", "list", "table", *TABLE.split()]))
+    return host.run(["nft", "--json", "list", "table", *TABLE.split()]) if TABLE in names else None
+
+
+def live(host: Host) -> Openings | None:
+    """Return what is open now, None on a host without the table."""
+    present = listing(host)
+    return None if present is None else parse(present)
 
 
 def is_live(host: Host, text: str) -> bool:
@@ -241,27 +245,27 @@ def is_live(host: Host, text: str) -> bool:
 
     What nft makes of the file it shows in a network namespace that ends with the command.
     """
-    if live(host) is None:
+    present = listing(host)
+    if present is None:
         return False
-    listing = f"nft --file - && exec nft --json list table {TABLE}"
-    wanted = host.run(["unshare", "--net", "sh", "-c", listing], data=text)
-    return fixed(wanted) == fixed(host.run(["nft", "--json", "list", "table", *TABLE.split()]))
+    commands = f"nft --file - && exec nft --json list table {TABLE}"
+    return fixed(present) == fixed(host.run(["unshare", "--net", "sh", "-c", commands], data=text))
 
 
-def fixed(listing: str) -> list[Any]:
+def fixed(table: str) -> list[Any]:
     """Return a table, as ``nft --json`` lists it, without what changes while it works."""
     moving = {"handle", "elem", "packets", "bytes"}
     return [
         {kind: {key: value for key, value in one.items() if key not in moving}}
-        for found in json.loads(listing)["nftables"]
+        for found in json.loads(table)["nftables"]
         for kind, one in found.items()
         if kind != "metainfo"
     ]
 
 
-def parse(listing: str) -> Openings:
+def parse(table: str) -> Openings:
     """Return the elements of the sets that a release fills, from ``nft --json list table``."""
-    sets = [found["set"] for found in json.loads(listing)["nftables"] if "set" in found]
+    sets = [found["set"] for found in json.loads(table)["nftables"] if "set" in found]
     return {
         found["name"]: sorted(
             " . ".join(map(str, element["concat"] if isinstance(element, dict) else [element]))

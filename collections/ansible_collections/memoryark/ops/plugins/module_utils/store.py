@@ -26,8 +26,10 @@ TRIAL = "/run/systemd/system"
 TARGET = "memoryark.target"
 # Services that work at boot and run no container.
 AT_BOOT = (databases.UNIT, networks.UNIT)
-# Those and others of our own that run no container: no service may have such a name.
-OWN_UNITS = (*AT_BOOT, *nftables.UNITS, "memoryark-certificates.service")
+# The name of the service and the timer that renew the certificate.
+CERTIFICATES = "memoryark-certificates"
+# All units of our own that run no container: no service may have such a name.
+OWN_UNITS = (*AT_BOOT, *nftables.UNITS, f"{CERTIFICATES}.service")
 KEPT = 5
 # Copies of databases from before so many migrations stay, however old they are.
 MIGRATIONS = 2

@@ -23,7 +23,13 @@ from ansible_collections.memoryark.ops.plugins.module_utils.release import (
     SECRET_PREFIX,
     Release,
 )
-from ansible_collections.memoryark.ops.plugins.module_utils.store import OWN_UNITS, TARGET, TRIAL, Store
+from ansible_collections.memoryark.ops.plugins.module_utils.store import (
+    CERTIFICATES,
+    OWN_UNITS,
+    TARGET,
+    TRIAL,
+    Store,
+)
 from ansible_collections.memoryark.ops.plugins.module_utils.transaction import (
     told_to_the_operator,
     trial_files,
@@ -41,9 +47,9 @@ FILES = (
     "/etc/sysctl.d/60-memoryark-base.conf",
     "/etc/sysctl.d/60-memoryark.conf",
     "/etc/systemd/journald.conf.d/memoryark.conf",
-    f"{_SYSTEMD}/memoryark-certificates.service",
-    f"{_SYSTEMD}/memoryark-certificates.timer",
-    f"{_SYSTEMD}/timers.target.wants/memoryark-certificates.timer",
+    f"{_SYSTEMD}/{CERTIFICATES}.service",
+    f"{_SYSTEMD}/{CERTIFICATES}.timer",
+    f"{_SYSTEMD}/timers.target.wants/{CERTIFICATES}.timer",
     "/etc/systemd/timesyncd.conf.d/memoryark.conf",
     nftables.DROP_IN,
     *(f"{_SYSTEMD}/{unit}" for unit in nftables.UNITS),

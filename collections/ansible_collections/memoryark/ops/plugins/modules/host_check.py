@@ -200,12 +200,13 @@ def firewall_problems(host: Host) -> Iterator[tuple[str, str]]:
 
 def has_own_rules(host: Host) -> bool:
     """Whether Debian's file of rules is not the one that the package has brought."""
+    text = host.read("/etc/nftables.conf")
+    if text is None:
+        return False
     shown = host.run(["dpkg-query", "--show", "--showformat=${Conffiles}", "nftables"])
     known = dict(line.split()[:2] for line in shown.splitlines() if line.strip())
-    text = host.read("/etc/nftables.conf")
     # The hash is dpkg's choice.
-    present = md5((text or "").encode(), usedforsecurity=False).hexdigest()
-    return text is not None and known.get("/etc/nftables.conf") != present
+    return known.get("/etc/nftables.conf") != md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def name_problems(names: list[str]) -> Iterator[tuple[str, str]]:

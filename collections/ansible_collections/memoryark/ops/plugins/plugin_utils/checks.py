@@ -18,6 +18,7 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.instances import (
 )
 from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue, Service
 from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Problem, suggestion
+from ansible_collections.memoryark.ops.plugins.plugin_utils.quantities import MAX_PORT
 
 # Source of the reference forms: the OCI Distribution Specification, "Pulling manifests".
 _PINNED = re.compile(r"[a-z0-9.\-]+(:[0-9]+)?(/[a-z0-9._\-]+)+(:[\w.\-]+)?@sha256:[0-9a-f]{64}")
@@ -26,7 +27,6 @@ _TAGGED = re.compile(
     r"([a-z0-9\-]*\.[a-z0-9.\-]+(:[0-9]+)?|[a-z0-9\-]+:[0-9]+)(/[a-z0-9._\-]+)+:\w[\w.\-]{0,127}", re.ASCII
 )
 
-MAX_PORT = 65_535
 SIGNED_LIMIT = 2 * 2**20
 
 Where = Callable[[str, str], str]

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+MAX_PORT = 65_535
+
 _SIZE = re.compile(r"(?P<number>\d+)\s*(?P<unit>b|k|kb|m|mb|g|gb)?", re.IGNORECASE)
 _SIZE_FACTOR = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:us|ms|h|m|s))+")

@@ -13,6 +13,7 @@ from typing import Any
 
 from ansible_collections.memoryark.ops.plugins.plugin_utils.edge import parse_access_keys
 from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Problem, suggestion
+from ansible_collections.memoryark.ops.plugins.plugin_utils.quantities import MAX_PORT
 
 PREFIX = "memoryark_"
 _DOMAIN = r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}"
@@ -358,7 +359,7 @@ def _ports(name: str, values: Iterable[Any]) -> list[Problem]:
     return [
         Problem(f"inventory {name}", f"'{value}' is not a port from 1 to 65535.")
         for value in values
-        if valid.fullmatch(str(value)) is None or int(value) > 65_535
+        if valid.fullmatch(str(value)) is None or int(value) > MAX_PORT
     ]
 
 
