@@ -80,9 +80,10 @@ def careless(host: Host, image: str) -> Iterator[None]:
         run = f"podman run --detach --rm --name careless --network test-web-net --publish 8888:6379 {image}"
         host.check_output(f"{run} --protected-mode no")
         stack.callback(host.run, "podman kill careless")
-        # They are there, or the tests would show nothing.
+        # They are there, or the tests would show nothing. A program takes a while to listen.
         for port in UNDECLARED:
-            host.check_output(f"timeout 10 bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}'")
+            connect = f"timeout 10 bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}' 2>/dev/null"
+            host.check_output("timeout 120 bash -c %s", f"until {connect}; do sleep 1; done")
         yield
 
 

@@ -25,6 +25,8 @@ def containers(host: Host, image: str) -> Iterator[dict[str, str]]:
     for name, net in NETWORKS.items():
         run = f"podman run --detach --rm --name {name} --network {net} {image}"
         host.check_output(f"{run} --protected-mode no")
+    for name in NETWORKS:
+        host.check_output(f"timeout 120 sh -c 'until podman exec {name} redis-cli ping; do sleep 1; done'")
     found = host.check_output(f"podman inspect {' '.join(NETWORKS)}")
     yield {
         entry["Name"]: entry["NetworkSettings"]["Networks"][NETWORKS[entry["Name"]]]["IPAddress"]
