@@ -266,7 +266,7 @@ def test_the_applications_own_credentials_come_through(proxy: Proxy) -> None:
 
 def test_only_a_trusted_proxy_is_believed_who_its_client_is(proxy: Proxy, mark: str) -> None:
     said = [("X-Forwarded-For", f"192.0.2.99, {OTHER}, {OPERATOR}")]
-    with inventory(proxy, {"memoryark_trusted_proxies": f"{VISITOR}/32 {OPERATOR}"}):
+    with inventory(proxy, {"memoryark_trusted_proxies": [f"{VISITOR}/32", OPERATOR]}):
         proxy.ask(f"/{mark}trusted", said, source=VISITOR)
         proxy.ask(f"/{mark}other", said, source=OTHER)
         found = {entry["path"]: (entry["client"], entry["peer"]) for entry in proxy.entries(mark, 2)}
@@ -474,7 +474,7 @@ def test_a_redirect_names_no_port_of_the_container(proxy: Proxy) -> None:
     ("photos", "visitor", "operator"), [("closed", 404, 404), ("operators", 403, 200), ("public", 200, 200)]
 )
 def test_who_may_open_photos_is_a_setting(proxy: Proxy, photos: str, visitor: int, operator: int) -> None:
-    settings = {"memoryark_photos": photos, "memoryark_operator_networks": f"{OPERATOR}/32"}
+    settings = {"memoryark_photos": photos, "memoryark_operator_networks": [f"{OPERATOR}/32"]}
     with inventory(proxy, settings):
         assert proxy.ask("/uploads/files/a.svg").status == visitor
         answer = proxy.ask("/uploads/files/a.svg", source=OPERATOR)
@@ -491,7 +491,7 @@ def test_who_may_open_photos_is_a_setting(proxy: Proxy, photos: str, visitor: in
 def test_health_is_for_operators(proxy: Proxy) -> None:
     assert proxy.ask("/api/health").status == 403
     assert proxy.ask("/api/health", source=OPERATOR).status == 403
-    with inventory(proxy, {"memoryark_operator_networks": f"2001:db8:2::/48 {OPERATOR}"}):
+    with inventory(proxy, {"memoryark_operator_networks": ["2001:db8:2::/48", OPERATOR]}):
         assert proxy.ask("/api/health", source=OPERATOR).status == 200
         assert proxy.ask("/api/health", source=NEIGHBOURS).status == 200
         assert proxy.ask("/api/health", source=VISITOR).status == 403

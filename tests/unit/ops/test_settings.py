@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.memoryark.ops.plugins.plugin_utils.settings import (
-    SETTINGS,
     check_clock,
-    check_firewall,
     check_secrets,
     check_settings,
     unknown_settings,
@@ -130,7 +128,10 @@ def test_the_clock(before: float, host: float, after: float, off: str | None) ->
         ({"memoryark_firewall_openings": [{"port": 161, "protocol": "udp", "sources": ["192.0.2.1"]}]}, []),
         ({"memoryark_ssh_ports": []}, ["memoryark_ssh_ports: is empty; nobody could come in."]),
         ({"memoryark_ssh_ports": 22}, ["memoryark_ssh_ports: has to be a list."]),
-        ({"memoryark_ssh_sources": "192.0.2.1"}, ["memoryark_ssh_sources: has to be a list."]),
+        (
+            {"memoryark_ssh_sources": "192.0.2.1"},
+            ["memoryark_ssh_sources: has to be a list of addresses and networks."],
+        ),
         (
             {
                 "memoryark_ssh_ports": [0, "ssh", 65536],
@@ -167,7 +168,6 @@ def test_the_clock(before: float, host: float, after: float, off: str | None) ->
     ],
 )
 def test_settings_of_the_firewall(settings: dict[str, Any], expected: list[str]) -> None:
-    defaults = {name: setting.default for name, setting in SETTINGS.items()}
-    assert [f"{one.where}: {one.what}" for one in check_firewall(defaults | settings)] == [
+    assert [f"{one.where}: {one.what}" for one in check_settings(GOOD | settings)] == [
         f"inventory {text}" for text in expected
     ]

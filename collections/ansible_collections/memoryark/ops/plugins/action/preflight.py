@@ -41,7 +41,6 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.settings import (
     SETTINGS,
     UNSET,
     check_clock,
-    check_firewall,
     check_secrets,
     check_settings,
     unknown_settings,
@@ -67,7 +66,6 @@ class ActionModule(ActionBase):
         _validated, args = self.validate_argument_spec({"stack": path, "breaking_changes": path})
         settings, problems = self._settings(task_vars)
         problems += unknown_settings(set(task_vars) - NOT_SETTINGS) + check_settings(settings)
-        problems += check_firewall(settings)
         stack = Path(args["stack"])
         catalogue, release = None, {}
         try:

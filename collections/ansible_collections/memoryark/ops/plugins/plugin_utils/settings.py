@@ -31,9 +31,6 @@ DNS_PLUGINS = (
     "rfc2136",
     "sakuracloud",
 )
-_IPV4 = r"\d{1,3}(\.\d{1,3}){3}(/([12]?\d|3[0-2]))?"
-_IPV6 = r"(?=[^ ]*:)[0-9a-f:.]{2,45}(/(\d{1,2}|1[01]\d|12[0-8]))?"
-_NETWORKS = rf"({_IPV4}|{_IPV6})( ({_IPV4}|{_IPV6}))*"
 UNSET = "unset.invalid"
 CLOCK_TOLERANCE = 30.0
 _PLACEHOLDER = re.compile(
@@ -45,7 +42,9 @@ _PLACEHOLDER = re.compile(
 class Setting:
     """``variable`` is the name under which Compose files use it; without ``pattern`` it is not a text.
 
-    ``parse`` raises ValueError with what is wrong that no pattern can tell.
+    ``parse`` raises ValueError with what is wrong that no pattern can tell. ``check`` is for a list: it
+    returns what is wrong with the value of the setting of that name. Compose files get a list as a text
+    with spaces between its elements.
     """
 
     description: str
@@ -55,6 +54,60 @@ class Setting:
     required: bool = False
     default: Any = None
     parse: Callable[[str], Any] | None = None
+    check: Callable[[str, Any], list[Problem]] | None = None
+
+
+def _networks(name: str, values: Any) -> list[Problem]:
+    if not isinstance(values, list):
+        return [Problem(f"inventory {name}", "has to be a list of addresses and networks.")]
+    found = []
+    for value in values:
+        try:
+            ipaddress.ip_network(str(value))
+        except ValueError as error:
+            found.append(Problem(f"inventory {name}", f"{error}."))
+    return found
+
+
+def _ports(name: str, values: Iterable[Any]) -> list[Problem]:
+    valid = re.compile(r"[1-9]\d{0,4}", re.ASCII)
+    return [
+        Problem(f"inventory {name}", f"'{value}' is not a port from 1 to 65535.")
+        for value in values
+        if valid.fullmatch(str(value)) is None or int(value) > MAX_PORT
+    ]
+
+
+def _ssh_ports(name: str, values: Any) -> list[Problem]:
+    if not isinstance(values, list):
+        return [Problem(f"inventory {name}", "has to be a list.")]
+    if not values:
+        return [Problem(f"inventory {name}", "is empty; nobody could come in.")]
+    return _ports(name, values)
+
+
+_OPENING_KEYS = {"port", "protocol", "sources"}
+
+
+def _openings(name: str, values: Any) -> list[Problem]:
+    if not isinstance(values, list):
+        return [Problem(f"inventory {name}", "has to be a list.")]
+    return [
+        problem for number, value in enumerate(values) for problem in _opening(f"{name}[{number}]", value)
+    ]
+
+
+def _opening(name: str, value: Any) -> list[Problem]:
+    if not isinstance(value, Mapping) or "port" not in value:
+        return [Problem(f"inventory {name}", "needs a port, such as {port: 9100}.")]
+    found = [
+        Problem(f"inventory {name}", f"there is no key {key}.{suggestion(key, _OPENING_KEYS)}")
+        for key in sorted(set(value) - _OPENING_KEYS)
+    ]
+    if value.get("protocol", "tcp") not in {"tcp", "udp"}:
+        found.append(Problem(f"inventory {name}.protocol", f"'{value['protocol']}' is not tcp or udp."))
+    found += _ports(f"{name}.port", [value["port"]])
+    return found + _networks(f"{name}.sources", value.get("sources", []))
 
 
 SETTINGS: dict[str, Setting] = {
@@ -121,17 +174,17 @@ SETTINGS: dict[str, Setting] = {
     "memoryark_operator_networks": Setting(
         "From where pages for operators can be opened without a password, such as `/api/health`.",
         variable="OPERATOR_NETWORKS",
-        pattern=_NETWORKS,
-        form="addresses or networks such as 203.0.113.0/24, with a space between them",
-        default="",
+        form="a list of addresses and networks such as 203.0.113.0/24",
+        check=_networks,
+        default=[],
     ),
     "memoryark_trusted_proxies": Setting(
         "Proxies before this server that say in `X-Forwarded-For` who their client is, as a CDN does. Nobody "
         "else is believed.",
         variable="TRUSTED_PROXIES",
-        pattern=_NETWORKS,
-        form="addresses or networks such as 203.0.113.0/24, with a space between them",
-        default="",
+        form="a list of addresses and networks such as 203.0.113.0/24",
+        check=_networks,
+        default=[],
     ),
     "memoryark_images": Setting(
         "Where the image of each service comes from: `registry/name@sha256:…`, `registry/name:tag`, "
@@ -203,15 +256,21 @@ SETTINGS: dict[str, Setting] = {
     "memoryark_registries": Setting(
         "Container registries with settings of their own: location, insecure.", default=[]
     ),
-    "memoryark_ssh_ports": Setting("The ports of the server's SSH server.", default=[22]),
+    "memoryark_ssh_ports": Setting(
+        "The ports of the server's SSH server.", form="a list of ports", check=_ssh_ports, default=[22]
+    ),
     "memoryark_ssh_sources": Setting(
         "Addresses and networks that may use SSH, such as `203.0.113.7` or `2001:db8::/48`. Without any, all "
         "may, and each only so many times a minute.",
+        form="a list of addresses and networks such as 203.0.113.0/24",
+        check=_networks,
         default=[],
     ),
     "memoryark_firewall_openings": Setting(
         "Other ports of the server itself that are reached from outside, each with port, protocol (tcp or "
         "udp) and sources. Those of containers are opened for their Compose files.",
+        form="a list such as [{port: 9100, protocol: tcp, sources: [203.0.113.0/24]}]",
+        check=_openings,
         default=[],
     ),
     "memoryark_resolve_names": Setting("Whether the host names must resolve on the server.", default=True),
@@ -291,6 +350,8 @@ def check_settings(values: Mapping[str, Any]) -> list[Problem]:
         elif setting.pattern and not missing:
             wrong = _wrong(setting, as_text(value))
             problems += [Problem(f"inventory {name}", f"{wrong}.")] if wrong else []
+        elif setting.check:
+            problems += setting.check(name, value)
     return problems + _check_sign_in(values)
 
 
@@ -322,57 +383,6 @@ def _check_sign_in(values: Mapping[str, Any]) -> list[Problem]:
     if len(unset) == len(together):
         return []
     return [Problem(f"inventory {name}", f"is not set. {SETTINGS[name].description}") for name in unset]
-
-
-def check_firewall(values: Mapping[str, Any]) -> list[Problem]:
-    """Return what is wrong with the settings of the firewall, from which it could not make rules."""
-    found = []
-    for name in ("memoryark_ssh_ports", "memoryark_ssh_sources", "memoryark_firewall_openings"):
-        if not isinstance(values[name], list):
-            found.append(Problem(f"inventory {name}", "has to be a list."))
-    if found:
-        return found
-    if not values["memoryark_ssh_ports"]:
-        found.append(Problem("inventory memoryark_ssh_ports", "is empty; nobody could come in."))
-    found += _ports("memoryark_ssh_ports", values["memoryark_ssh_ports"])
-    found += _sources("memoryark_ssh_sources", values["memoryark_ssh_sources"])
-    for number, opening in enumerate(values["memoryark_firewall_openings"]):
-        name = f"memoryark_firewall_openings[{number}]"
-        if not isinstance(opening, Mapping) or "port" not in opening:
-            found.append(Problem(f"inventory {name}", "needs a port, such as {port: 9100}."))
-            continue
-        for key in sorted(set(opening) - _OPENING_KEYS):
-            what = f"there is no key {key}.{suggestion(key, _OPENING_KEYS)}"
-            found.append(Problem(f"inventory {name}", what))
-        if opening.get("protocol", "tcp") not in {"tcp", "udp"}:
-            found.append(Problem(f"inventory {name}.protocol", f"'{opening['protocol']}' is not tcp or udp."))
-        found += _ports(f"{name}.port", [opening["port"]])
-        found += _sources(f"{name}.sources", opening.get("sources", []))
-    return found
-
-
-_OPENING_KEYS = {"port", "protocol", "sources"}
-
-
-def _ports(name: str, values: Iterable[Any]) -> list[Problem]:
-    valid = re.compile(r"[1-9]\d{0,4}", re.ASCII)
-    return [
-        Problem(f"inventory {name}", f"'{value}' is not a port from 1 to 65535.")
-        for value in values
-        if valid.fullmatch(str(value)) is None or int(value) > MAX_PORT
-    ]
-
-
-def _sources(name: str, values: Any) -> list[Problem]:
-    if not isinstance(values, list):
-        return [Problem(f"inventory {name}", "has to be a list of addresses and networks.")]
-    found = []
-    for value in values:
-        try:
-            ipaddress.ip_network(str(value))
-        except ValueError as error:
-            found.append(Problem(f"inventory {name}", f"{error}."))
-    return found
 
 
 def is_placeholder(text: str) -> bool:
@@ -417,13 +427,16 @@ def variables(values: Mapping[str, Any]) -> dict[str, str]:
     check stumbles over, so that it is reported once.
     """
     return {
-        setting.variable: _variable(setting, "" if values.get(name) is None else as_text(values[name]))
+        setting.variable: _variable(name, setting, values.get(name))
         for name, setting in SETTINGS.items()
         if setting.variable
     }
 
 
-def _variable(setting: Setting, text: str) -> str:
+def _variable(name: str, setting: Setting, value: Any) -> str:
+    if setting.check:
+        return "" if value is None or setting.check(name, value) else " ".join(map(str, value))
+    text = "" if value is None else as_text(value)
     if setting.required:
         return text or UNSET
     return str(setting.default) if _wrong(setting, text) else text
