@@ -16,9 +16,9 @@ from memoryark_lab.paths import REPO
 from memoryark_lab.progress import Progress
 
 from tests.bench import bed as beds
-from tests.bench import collection, contest, page, plan, underload
+from tests.bench import collection, contest, edge, page, plan, underload
 
-PARTS = ("plan", "runs", "load")
+PARTS = ("plan", "edge", "runs", "load")
 PAIRS = 3
 PAGE = REPO / "docs" / "benchmarks.md"
 RESULTS = beds.FOLDER / "results.json"
@@ -67,6 +67,7 @@ def steps(parts: list[str], pairs: int) -> tuple[int, float]:
     """How many steps the parts have, and about how many minutes they take on an emulated host."""
     known = {
         "plan": (1, 0.2),
+        "edge": (3 * pairs, 3 * pairs * 2 * edge.SECONDS / 60),
         "runs": (3 + 4 * pairs, 11 + 11.0 * pairs),
         "load": (3 + 5 * pairs, 9 + 9.0 * pairs),
     }
@@ -88,7 +89,9 @@ def run(parts: list[str], pairs: int) -> None:
     progress.say(f"{', '.join(parts)}: {pairs} pairs, about {max(minutes, 1):.0f} min on an emulated host")
     if "plan" in parts:
         keep(results, plan=measure_plan(progress))
-    if set(parts) - {"plan"}:
+    if "edge" in parts:
+        keep(results, edge=edge.measure(progress, pairs) | {"date": today()})
+    if set(parts) - {"plan", "edge"}:
         with beds.bed() as bed:
             keep(results, host=about(bed))
             if "runs" in parts:

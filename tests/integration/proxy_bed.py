@@ -21,11 +21,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ansible_collections.memoryark.ops.plugins.plugin_utils.catalogue import load_catalogue
 from ansible_collections.memoryark.ops.plugins.plugin_utils.configs import name_server, render_configs
@@ -126,6 +126,13 @@ class Seen:
 
     def header(self, name: str) -> list[str]:
         return [value for other, value in self.headers if other.lower() == name.lower()]
+
+
+class Listening(Protocol):
+    """What serves behind the proxy."""
+
+    def listening(self, where: Mapping[tuple[str, int], str], /) -> AbstractContextManager[None]:
+        """Serve at ``where``: names of services by address and port."""
 
 
 @dataclass
@@ -307,7 +314,7 @@ class Proxy:
                 stderr=errors,
             )
         deadline = time.monotonic() + 20
-        while not self._listens():
+        while not listens(8443):
             assert self._process.poll() is None, self.errors
             assert time.monotonic() < deadline, self.errors
             time.sleep(0.05)
@@ -318,25 +325,25 @@ class Proxy:
         found = dict(re.findall(r"^ *(ssl_certificate(?:_key)?) (\S+);", text, re.MULTILINE))
         return found["ssl_certificate"], found["ssl_certificate_key"]
 
-    def _listens(self) -> bool:
-        try:
-            socket.create_connection((PROXY[0], 8443), timeout=1).close()
-        except OSError:
-            return False
-        return True
-
     @property
     def _first(self) -> int:
         """nginx's main process, which is the first in its namespace."""
         assert self._process is not None
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
-        return int(children.split()[0])
+        return only_child(self._process.pid)
+
+    @property
+    def inside(self) -> Path:
+        """The root of its file system, with all that is mounted there."""
+        return Path(f"/proc/{self._first}/root")
+
+    def command(self, *program: str) -> list[str]:
+        """The command line that runs a program beside it, as ``podman exec`` does."""
+        enter = ["nsenter", f"--target={self._first}", "--mount", "--pid", "--net"]
+        return [*enter, "chroot", f"--userspec={WWW_DATA}:{WWW_DATA}", str(self.root), *program]
 
     def reload(self) -> None:
         """Run the image's own `nginx-reload`, as a deployment does."""
-        enter = ["nsenter", f"--target={self._first}", "--mount", "--pid"]
-        inside = ["chroot", f"--userspec={WWW_DATA}:{WWW_DATA}", str(self.root), "nginx-reload"]
-        subprocess.run([*enter, *inside], check=True, timeout=60)
+        subprocess.run(self.command("nginx-reload"), check=True, timeout=60)
 
     def stop(self) -> None:
         """Stop it as systemd does: it ends what it has begun."""
@@ -421,10 +428,24 @@ def read_answer(connection: socket.socket, method: str = "GET") -> Answer:
         response.close()
 
 
+def listens(port: int) -> bool:
+    """Whether the proxy takes connections at a port."""
+    try:
+        socket.create_connection((PROXY[0], port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def only_child(pid: int) -> int:
+    """The process that another one has started, such as what ``nsenter --pid`` runs."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
 @contextmanager
-def running(root: Path, place: Path, secret: str) -> Iterator[Proxy]:
-    """The proxy and all around it."""
-    made, services = catalogue(), Services()
+def running(root: Path, place: Path, secret: str, services: Listening | None = None) -> Iterator[Proxy]:
+    """The proxy and all around it, with ``services`` behind it that are not those that remember."""
+    made, remembering = catalogue(), Services()
     dns = name_server(made.networks["backend"])
     where = {(BACKEND, 8081): "memoryark-backend"}
     for upstream in upstreams(made.services["nginx-proxy"], made):
@@ -436,9 +457,9 @@ def running(root: Path, place: Path, secret: str) -> Iterator[Proxy]:
     with (
         networks(world, PROXY) as network,
         names(dns, {"memoryark-backend": BACKEND}),
-        services.listening(where),
+        (services or remembering).listening(where),
     ):
-        proxy = Proxy(root, place, network, services, secret)
+        proxy = Proxy(root, place, network, remembering, secret)
         proxy.prepare()
         proxy.configure()
         proxy.start()

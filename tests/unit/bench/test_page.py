@@ -20,6 +20,8 @@ RELEASE = {
     "gap": 0.0,
     "seconds": 80.0,
 }
+FAST = {"rate": 9000.0, "cpu": 0.00005, "p50": 0.0004, "p99": 0.002}
+BARE = {**FAST, "rate": 9500.0, "cpu": 0.00004}
 GAP = {**RELEASE, "failed": 10, "statuses": {"200": 390, "502": 10}, "gap": 4.25}
 RESULTS: dict[str, Any] = {
     "host": {
@@ -47,6 +49,12 @@ RESULTS: dict[str, Any] = {
         "factor": 1.02,
         "seconds": {"10": {"load and check": 0.1, "plan": 0.01}, "200": {"load and check": 1.1, "plan": 0.2}},
     },
+    "edge": {
+        "static": [[FAST, BARE]],
+        "proxied": [[FAST, BARE]],
+        "webhook": [[FAST, BARE]],
+        "date": "2026-01-02",
+    },
     "load": {
         "quiet": [RELEASE],
         "line": [RELEASE, {**RELEASE, "median": 0.07, "max": 2.5}],
@@ -71,13 +79,13 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 
 def test_without_results_there_are_no_numbers_to_read() -> None:
     text = page.render({})
-    assert text.count(page.NOT_YET) == 3
+    assert text.count(page.NOT_YET) == 4
     assert "met" not in re.findall(r"\w+", text)
 
 
-@pytest.mark.parametrize("part", ["runs", "plan", "load"])
+@pytest.mark.parametrize("part", ["runs", "plan", "edge", "load"])
 def test_each_part_can_be_there_alone(part: str) -> None:
-    assert page.render({part: RESULTS[part]}).count(page.NOT_YET) == 2
+    assert page.render({part: RESULTS[part]}).count(page.NOT_YET) == 3
 
 
 @pytest.mark.parametrize(
@@ -88,6 +96,7 @@ def test_each_part_can_be_there_alone(part: str) -> None:
         "| 2 | 52.0 | 312 | 101 | 320 |",
         "| 200 | 1.10 | 0.20 | 1.30 | 6.50 |",
         "| line-service changed | 2 | 800 | 0 | 6 | 0.060 | 2.50 | 0.000 |",
+        "| a file | 1 | 9000 | 9500 | 0.95 | 50.0 | 40.0 |",
         "| Podman | 5.4.2 |",
     ],
 )
@@ -101,6 +110,8 @@ def test_it_has_the_numbers(line: str) -> None:
         "The peer's 52 tasks changed nothing in a second run.",
         "0 changed, 0 containers restarted (goal 0 and 0, met)",
         "the bad one included: 0 (goal 0, met)",
+        "at least 0.95 (goal 0.9, met)",
+        "answered in 0.40 ms, 99 of 100 in 2.00 ms; unchecked in 0.40 ms and 2.00 ms.",
         "95.5 s after the release began (goal 100 s: the health check's 90 s and 10 s; met)",
         "while the backend changed: 779 of 200, 19 of 502, 2 of 504.",
         "62.0 s from the command to its end, all healthy; 21.0 s of it on the host (median of 2)",
@@ -119,6 +130,7 @@ def test_it_says_what_came_of_it(words: str) -> None:
         ("runs.change.pairs", [[100.0, 290.0], [100.0, 290.0]]),
         ("plan.factor", 1.6),
         ("plan.seconds.200.plan", 0.9),
+        ("edge.proxied", [[{**FAST, "rate": 8000.0}, BARE]]),
         ("load.line.1.failed", 1),
         ("load.nginx.0.failed", 1),
         ("load.sick.0.failed", 1),
