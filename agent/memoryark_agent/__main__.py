@@ -1,4 +1,4 @@
-"""The operator's and the timers' way in: ``certificates prepare|renew|deploy|check|status``."""
+"""The operator's and the timers' way in: ``certificates prepare|renew|…`` and ``firewall metrics``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from memoryark_agent import certificates
+from memoryark_agent import certificates, firewall
 from memoryark_agent.certificates import Site
 from memoryark_agent.errors import AgentError
 from memoryark_agent.issuers import Acme, Own
@@ -20,7 +20,7 @@ from memoryark_agent.store import Store
 
 SETTINGS = Path("/etc/memoryark/certificates/settings.json")
 STATE = "/var/lib/memoryark/certificates"
-METRICS = "/var/lib/memoryark/metrics/certificates.prom"
+METRICS = "/var/lib/memoryark/metrics"
 # Of the proxy on a host.
 PORT = 443
 PATIENCE = 60.0
@@ -43,7 +43,7 @@ def read_site(path: Path) -> Site:
             store=Store(Path(raw["store"]), raw["group"]),
             proxy=Proxy(**{"port": PORT, "patience": PATIENCE, **raw["proxy"]}),
             state=state,
-            metrics=Path(raw.get("metrics", METRICS)),
+            metrics=Path(raw.get("metrics", f"{METRICS}/certificates.prom")),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AgentError(f"{path} cannot be used: {error!r}. Run site.yml: it writes the file") from error
@@ -53,15 +53,23 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """Return the options of a command line."""
     parser = argparse.ArgumentParser(prog="memoryark")
     parser.add_argument("--settings", type=Path, default=SETTINGS, help="default: %(default)s")
-    commands = parser.add_subparsers(title="subjects", required=True).add_parser(
-        "certificates", help="the certificate of the proxy"
-    )
-    verbs = commands.add_subparsers(title="commands", dest="verb", required=True)
+    subjects = parser.add_subparsers(title="subjects", required=True)
+    subject = subjects.add_parser("certificates", help="the certificate of the proxy")
+    subject.set_defaults(act=on_certificate)
+    verbs = subject.add_subparsers(title="commands", dest="verb", required=True)
     for verb, (_act, text) in VERBS.items():
         verbs.add_parser(verb, help=text)
     for verb in ACTING:
         verbs.choices[verb].add_argument("--dry-run", action="store_true", help="only say what would be done")
     verbs.choices["renew"].add_argument("--force", action="store_true", help="also when it is not time yet")
+    subject = subjects.add_parser("firewall", help="the rules of the host")
+    subject.set_defaults(act=on_firewall)
+    counting = subject.add_subparsers(title="commands", required=True).add_parser(
+        "metrics", help="write down what was dropped, for Prometheus' node exporter"
+    )
+    counting.add_argument(
+        "--file", type=Path, default=Path(METRICS, "firewall.prom"), help="default: %(default)s"
+    )
     return parser.parse_args(argv)
 
 
@@ -107,14 +115,23 @@ VERBS: dict[str, tuple[Callable[[Site, datetime, argparse.Namespace], str], str]
 ACTING = ("prepare", "renew", "deploy")
 
 
+def on_certificate(options: argparse.Namespace) -> str:
+    site = read_site(options.settings)
+    acts = options.verb in ACTING and not options.dry_run
+    with certificates.locked(site) if acts else nullcontext():
+        return VERBS[options.verb][0](site, datetime.now(UTC), options)
+
+
+def on_firewall(options: argparse.Namespace) -> str:
+    firewall.publish(options.file)
+    return f"{options.file} is written."
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 1 is the exit code of one that failed."""
     options = parse(sys.argv[1:] if argv is None else argv)
     try:
-        site = read_site(options.settings)
-        acts = options.verb in ACTING and not options.dry_run
-        with certificates.locked(site) if acts else nullcontext():
-            print(VERBS[options.verb][0](site, datetime.now(UTC), options))
+        print(options.act(options))
     except (AgentError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

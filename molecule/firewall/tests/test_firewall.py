@@ -177,6 +177,15 @@ def test_dropped_packets_are_counted_and_logged(host: Host) -> None:
     assert "memoryark input dropped: " in host.check_output("journalctl --no-pager --dmesg --grep 'DPT=23'")
 
 
+def test_what_is_dropped_becomes_metrics(host: Host) -> None:
+    file = "/var/lib/memoryark/metrics/firewall.prom"
+    assert "memoryark-firewall-metrics.timer" in host.check_output("systemctl list-timers --no-legend")
+    host.check_output("systemctl start memoryark-firewall-metrics")
+    written = host.file(file).content_string
+    assert "memoryark_firewall_loaded 1.0" in written
+    assert 'memoryark_firewall_dropped_packets_total{counter="input_dropped"}' in written
+
+
 def test_a_boot_brings_the_same(host: Host) -> None:
     hosts.reboot(NAME)
     deadline = time.monotonic() + 120

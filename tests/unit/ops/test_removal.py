@@ -413,7 +413,8 @@ def test_everything_is_done_in_its_order(machine: Machine, monkeypatch: pytest.M
     names = [f"memoryark-{name}.service" for name in NEW]
     every = [f"memoryark-{name}.service" for name in sorted({*OLD, *NEW})]
     timed = "memoryark-certificates.service memoryark-certificates.timer"
-    own = f"{timed} {' '.join(nftables.UNITS)} memoryark-networks.service memoryark.target"
+    firewall = (*nftables.UNITS, nftables.TIMER)
+    own = " ".join(sorted((*timed.split(), *firewall, "memoryark-networks.service", "memoryark.target")))
     take_away(machine.host(), params(), check=False)
     assert seen == [
         (f"stop {own}", {"links", "files"}),

@@ -47,8 +47,9 @@ COUNTERS = {
     "spoofed_dropped": "packets from outside to a loopback address",
     "invalid_dropped": "packets that belong to no connection and begin none",
 }
-# What the role firewall runs: the rules at boot, and Podman's own after somebody flushed them.
-UNITS = ("memoryark-firewall.service", "memoryark-netavark.service")
+# What the role firewall runs: the rules at boot, Podman's own after somebody flushed them, and counting.
+UNITS = ("memoryark-firewall.service", "memoryark-netavark.service", "memoryark-firewall-metrics.service")
+TIMER = "memoryark-firewall-metrics.timer"
 # It keeps Debian's own service from flushing the rules of everybody.
 DROP_IN = "/etc/systemd/system/nftables.service.d/memoryark.conf"
 # Without this project there is no such table.

@@ -54,6 +54,8 @@ FILES = (
     nftables.DROP_IN,
     *(f"{_SYSTEMD}/{unit}" for unit in nftables.UNITS),
     f"{_SYSTEMD}/sysinit.target.wants/{nftables.UNITS[0]}",
+    f"{_SYSTEMD}/{nftables.TIMER}",
+    f"{_SYSTEMD}/timers.target.wants/{nftables.TIMER}",
 )
 MASKS = (f"{_SYSTEMD}/podman-auto-update.service", f"{_SYSTEMD}/podman-auto-update.timer")
 # Programs that read some of the files only when they start.
