@@ -20,6 +20,7 @@ from two_services import (
     current,
     cut_power,
     is_active,
+    listing,
     said,
     start,
     wait_until,
@@ -271,3 +272,26 @@ def test_the_power_goes_while_the_bot_is_changed(host: Host, before: Before) -> 
     run = deployment.deploy(NAME)
     assert run.code == 0, run.output
     assert_as_before(host, before)
+
+
+# --- The end
+
+
+def test_uninstalled_it_leaves_its_data_and_deployed_again_it_has_it(host: Host, before: Before) -> None:
+    run = deployment.deploy(NAME, "-e", f"confirm={NAME}", playbook="playbooks/uninstall.yml")
+    assert run.code == 0, run.output
+    left = listing(host)
+    assert {kind: left[kind] for kind in ("containers", "secrets", "units")} == {
+        kind: set() for kind in ("containers", "secrets", "units")
+    }
+    assert left["networks"] == {"podman"}
+    assert {path for path in left["files"] if "memoryark" in path} == set()
+    assert "memoryark" not in host.ssh(["nft", "list", "tables"]).stdout
+    assert journey.stored_sha256(host, before.photo.file_path) == before.photo.sha256
+
+    again = deployment.deploy(NAME)
+    assert again.code == 0, again.output
+    wait_until("the product", lambda: works(host), 300)
+    assert schema(host) == before.schema
+    assert journey.rows(host, before.photo.sha256) == before.rows
+    assert_archive_is_whole(host, before.photo, new=2)
