@@ -196,11 +196,16 @@ def test_a_file_in_the_way_of_a_directory_is_named(tmp_path: Path) -> None:
     assert (tmp_path / "srv/ark").read_text() == "mine"
 
 
+def kept(path: str, **given: str) -> dict[str, Any]:
+    """An entry as the module gets it."""
+    return {"path": path, **dict.fromkeys(files.CONTENTS), "mode": "0644", **given}
+
+
 def test_files_and_links_are_kept(tmp_path: Path) -> None:
     host = Host(Recorder(), tmp_path)
     wanted = [
-        {"path": "/etc/a.conf", "content": "a\n", "base64": None, "link": None, "mode": "0600"},
-        {"path": "/etc/deep/link", "content": None, "base64": None, "link": "/dev/null", "mode": "0644"},
+        kept("/etc/a.conf", content="a\n", mode="0600"),
+        kept("/etc/deep/link", link="/dev/null"),
     ]
     assert files.keep(host, wanted, check=True)["written"] == ["/etc/a.conf", "/etc/deep/link"]
     assert not (tmp_path / "etc").exists()
@@ -219,11 +224,25 @@ def test_a_file_that_is_no_text_is_kept(tmp_path: Path) -> None:
     host = Host(Recorder(), tmp_path)
     content = b"\0\xff\r\n"
     encoded = base64.b64encode(content).decode()
-    wanted = [{"path": "/lib/program", "content": None, "base64": encoded, "link": None, "mode": "0755"}]
+    wanted = [kept("/lib/program", base64=encoded, mode="0755")]
     shown = files.keep(host, wanted, check=False)["diff"][0]
     assert (shown["before"], shown["after"]) == ("", f"SHA-256 {hashlib.sha256(content).hexdigest()}\n")
     assert (tmp_path / "lib/program").read_bytes() == content
     assert files.keep(host, wanted, check=False)["changed"] is False
+
+
+def test_a_secret_is_kept_and_never_shown(tmp_path: Path) -> None:
+    host = Host(Recorder(), tmp_path)
+    for text, before in (("first", ""), ("second", "a secret\n")):
+        result = files.keep(host, [kept("/etc/key", secret_content=text, mode="0600")], check=False)
+        assert (result["diff"][0]["before"], result["diff"][0]["after"]) == (before, "another secret\n")
+        assert (tmp_path / "etc/key").read_text() == text
+        assert text not in str(result)
+    assert files.keep(host, [kept("/etc/key", secret_content="second", mode="0600")], check=True) == {
+        "changed": False,
+        "written": [],
+        "diff": [],
+    }
 
 
 @pytest.mark.parametrize(
@@ -241,22 +260,26 @@ def test_operating_systems(release: str, problem: str) -> None:
     assert bool(found) == bool(problem)
 
 
+def test_what_is_installed_is_what_dpkg_has_unpacked_and_configured() -> None:
+    shown = "installed podman 5.4.2+ds1-2+b2\nconfig-files ufw 0.36\nhalf-configured nginx 1.26\n"
+
+    def run(argv: list[str], **_options: Any) -> tuple[int, str, str]:
+        return 0, shown if argv[0] == "dpkg-query" else "", ""
+
+    assert host_check.installed_packages(Host(run)) == {"podman": "5.4.2+ds1-2+b2"}
+
+
 @pytest.mark.parametrize(
-    ("answers", "asked"),
-    [
-        ({"dpkg-query": "Installed: 5.4.2\n"}, ["dpkg-query"]),
-        # Podman is there, and not from Debian.
-        ({"apt-cache": "Candidate: 5.4.2\n"}, ["dpkg-query", "apt-cache"]),
-    ],
+    ("packages", "asked"), [({"podman": "5.4.2"}, []), ({"crun": "1.21"}, ["apt-cache"]), ({}, ["apt-cache"])]
 )
-def test_apt_is_only_asked_for_what_is_not_installed(answers: dict[str, str], asked: list[str]) -> None:
+def test_apt_is_only_asked_for_what_is_not_installed(packages: dict[str, str], asked: list[str]) -> None:
     commands = []
 
     def run(argv: list[str], **_options: Any) -> tuple[int, str, str]:
         commands.append(argv[0])
-        return (0, answers[argv[0]], "") if argv[0] in answers else (1, "", "no packages found")
+        return 0, "Candidate: 5.4.2\n", ""
 
-    assert "5.4.2" in host_check.podman_policy(Host(run))
+    assert host_check.podman_problem(host_check.podman_policy(Host(run), packages)) == ""
     assert commands == asked
 
 

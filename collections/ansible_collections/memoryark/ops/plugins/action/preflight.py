@@ -85,7 +85,7 @@ class ActionModule(ActionBase):
         problems += check_secrets(secrets, used)
         names = [] if catalogue is None else named(catalogue)
         problems += check_certificate(method, secrets, names, datetime.now(UTC))
-        tags, found = self._ask_host(settings, catalogue, changes, task_vars)
+        tags, packages, found = self._ask_host(settings, catalogue, changes, task_vars)
         problems += found
         try:
             if catalogue is not None:
@@ -103,7 +103,10 @@ class ActionModule(ActionBase):
                 "version": newest(changes or []),
                 "certificate": site(catalogue, settings, settings["memoryark_root"], names),
             }
-            result |= {"changed": False, "ansible_facts": {"memoryark_release": {**release, **made}}}
+            result |= {
+                "changed": False,
+                "ansible_facts": {"memoryark_release": {**release, **made}, "packages": packages},
+            }
         return result
 
     def _settings(self, task_vars: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
@@ -124,15 +127,15 @@ class ActionModule(ActionBase):
         catalogue: Catalogue | None,
         changes: list[Change] | None,
         task_vars: dict[str, Any],
-    ) -> tuple[dict[str, str], list[Problem]]:
-        """Return the digests of tags and the host's problems.
+    ) -> tuple[dict[str, str], dict[str, Any], list[Problem]]:
+        """Return the digests of tags, the installed packages and the host's problems.
 
         Without a catalogue or changes it asks only what does not depend on them.
         """
         try:
             disk = parse_size(settings["memoryark_disk_needed"])
         except ValueError as error:
-            return {}, [Problem("inventory memoryark_disk_needed", f"{error}.")]
+            return {}, {}, [Problem("inventory memoryark_disk_needed", f"{error}.")]
         arguments: dict[str, Any] = {
             "root": settings["memoryark_root"],
             "disk_needed": disk,
@@ -155,11 +158,12 @@ class ActionModule(ActionBase):
         before = time.time()
         answer = self._execute_module(module_name=HOST_CHECK, module_args=arguments, task_vars=task_vars)
         if answer.get("failed"):
-            return {}, [Problem("host", str(answer.get("msg", "the host check failed")))]
+            return {}, {}, [Problem("host", str(answer.get("msg", "the host check failed")))]
         problems = [Problem(found["where"], found["what"]) for found in answer["problems"]]
         if changes is not None:
             problems += check_acknowledged(changes, answer["version"], settings["memoryark_acknowledged"])
-        return answer["tags"], problems + check_clock(before, answer["time"], time.time())
+        problems += check_clock(before, answer["time"], time.time())
+        return answer["tags"], answer["packages"], problems
 
 
 def named(catalogue: Catalogue) -> list[str]:

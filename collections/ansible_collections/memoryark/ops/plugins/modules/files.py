@@ -24,7 +24,12 @@ options:
         type: path
         required: true
       content:
-        description: Text of the file. Either this, O(files[].base64) or O(files[].link) is needed.
+        description:
+          - Text of the file. One of this, O(files[].secret_content), O(files[].base64) and O(files[].link)
+            is needed.
+        type: str
+      secret_content:
+        description: Text of the file that is shown nowhere, and not in the diff.
         type: str
       base64:
         description: Content of a file that is no text, in Base64. Of it the diff shows the SHA-256 only.
@@ -76,6 +81,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.memoryark.ops.plugins.module_utils.diff import difference
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, make_directory
 
+CONTENTS = ("content", "secret_content", "base64", "link")
+
 
 def present(path: Path) -> tuple[str, bytes]:
     """Return what is at a path: its kind with mode or target, and its content."""
@@ -90,7 +97,10 @@ def desired(entry: dict[str, Any]) -> tuple[str, bytes]:
     """Return the same for what is wanted."""
     if entry["link"] is not None:
         return f"link to {entry['link']}", b""
-    content = entry["content"].encode() if entry["base64"] is None else base64.b64decode(entry["base64"])
+    if entry["base64"] is not None:
+        content = base64.b64decode(entry["base64"])
+    else:
+        content = (entry["content"] if entry["secret_content"] is None else entry["secret_content"]).encode()
     return f"mode {int(entry['mode'], 8):04o}", content
 
 
@@ -123,7 +133,10 @@ def keep(host: Host, files: list[dict[str, Any]], check: bool) -> dict[str, Any]
             continue
         written.append(entry["path"])
         states = (before[0] or "absent", after[0])
-        diff.append(difference(entry["path"], shown(before[1]), shown(after[1]), states))
+        texts = shown(before[1]), shown(after[1])
+        if entry["secret_content"] is not None:
+            texts = ("" if not before[0] else "a secret\n"), "another secret\n"
+        diff.append(difference(entry["path"], *texts, states))
         if not check:
             put(host, entry, after[1])
     return {"changed": bool(written), "written": written, "diff": diff}
@@ -140,12 +153,13 @@ def main() -> None:
                 "options": {
                     "path": {"type": "path", "required": True},
                     "content": {"type": "str"},
+                    "secret_content": {"type": "str", "no_log": True},
                     "base64": {"type": "str"},
                     "link": {"type": "path"},
                     "mode": {"type": "str", "default": "0644"},
                 },
-                "required_one_of": [("content", "base64", "link")],
-                "mutually_exclusive": [("content", "base64", "link")],
+                "required_one_of": [CONTENTS],
+                "mutually_exclusive": [CONTENTS],
             },
         },
         supports_check_mode=True,

@@ -75,6 +75,10 @@ tags:
   description: The digests for which image references with a tag stand.
   returned: success
   type: dict
+packages:
+  description: The installed packages by name, as M(ansible.builtin.package_facts) has them.
+  returned: success
+  type: dict
 problems:
   description: What is wrong, each with the way to mend it.
   returned: success
@@ -93,8 +97,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from hashlib import md5
 from pathlib import Path
 from typing import Any
@@ -125,12 +128,18 @@ def os_problem(release: str) -> str:
     return f"this is {fields.get('PRETTY_NAME', 'an unknown system')}; a server with Debian 13 is needed"
 
 
-def podman_policy(host: Host) -> str:
+def installed_packages(host: Host) -> dict[str, str]:
+    """Return the version of each package that is installed, by name."""
+    shown = host.run(["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package} ${Version}\n"])
+    found = (line.split(" ", 2) for line in shown.splitlines())
+    return {name: version for status, name, version in found if status == "installed"}
+
+
+def podman_policy(host: Host, packages: Mapping[str, str]) -> str:
     """Return which Podman is installed, or which apt offers, in the words of ``apt-cache policy``."""
-    if host.has_podman:
-        # To open all of apt's lists takes seconds.
-        with suppress(HostError):
-            return host.run(["dpkg-query", "--show", "--showformat=Installed: ${Version}\n", "podman"])
+    # To open all of apt's lists takes seconds.
+    if "podman" in packages:
+        return f"Installed: {packages['podman']}"
     return host.run(["apt-cache", "policy", "podman"], env={"LC_ALL": "C"})
 
 
@@ -252,17 +261,19 @@ def image_problems(host: Host, params: dict[str, Any], tags: dict[str, str]) -> 
             yield setting, check_image(pinned, params["insecure_registries"])
 
 
-def look(host: Host, params: dict[str, Any]) -> tuple[dict[str, str], list[dict[str, str]]]:
+def look(
+    host: Host, params: dict[str, Any], packages: Mapping[str, str]
+) -> tuple[dict[str, str], list[dict[str, str]]]:
     """Return the digests of tags, and every problem as the place and what is wrong there."""
     tags, unresolved = resolve_tags(host, params)
-    found = [*problems(host, params), *unresolved.items(), *image_problems(host, params, tags)]
+    found = [*problems(host, params, packages), *unresolved.items(), *image_problems(host, params, tags)]
     return tags, [{"where": where, "what": what} for where, what in found if what]
 
 
-def problems(host: Host, params: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def problems(host: Host, params: dict[str, Any], packages: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield what is to be known of the host itself; a text without content is no problem."""
     yield "operating system", os_problem(host.read("/etc/os-release") or "")
-    yield "package podman", podman_problem(podman_policy(host))
+    yield "package podman", podman_problem(podman_policy(host, packages))
     memory = memory_bytes(host.read("/proc/meminfo") or "")
     yield "memory", room_problem("memory", memory, params["memory_needed"] + MEMORY_FOR_THE_HOST)
     free = free_bytes(host.path(params["root"]))
@@ -289,11 +300,21 @@ def main() -> None:
     )
     host = Host(module.run_command)
     try:
-        tags, found = look(host, module.params)
+        packages = installed_packages(host)
+        tags, found = look(host, module.params, packages)
         version = Store(host, module.params["root"]).version()
     except HostError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=False, time=time.time(), version=version, tags=tags, problems=found)
+    module.exit_json(
+        changed=False,
+        time=time.time(),
+        version=version,
+        tags=tags,
+        packages={
+            name: [{"name": name, "version": version, "source": "apt"}] for name, version in packages.items()
+        },
+        problems=found,
+    )
 
 
 if __name__ == "__main__":

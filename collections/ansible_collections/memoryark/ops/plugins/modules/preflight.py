@@ -39,7 +39,10 @@ EXAMPLES = r"""
 
 RETURN = r"""
 ansible_facts:
-  description: Holds C(memoryark_release), the rendered release.
+  description:
+    - Holds C(memoryark_release), the rendered release.
+    - And C(packages), what is installed, as M(ansible.builtin.package_facts) has it.
+    - With it roles need not ask apt, which takes seconds.
   returned: success
   type: dict
 """
