@@ -64,7 +64,7 @@ def network_host(**changes: Any) -> Recorder:
 
 def test_a_network_as_declared_is_left_alone() -> None:
     recorder = network_host()
-    assert networks.keep(Host(recorder), [NETWORK], recreate=True, check=False)["changed"] is False
+    assert networks.keep(Host(recorder), [NETWORK], check=False)["changed"] is False
     assert not [command for command in recorder.commands if " create" in command or " rm" in command]
 
 
@@ -80,7 +80,7 @@ def test_a_network_as_declared_is_left_alone() -> None:
 )
 def test_a_network_that_differs_is_made_anew(change: dict[str, Any]) -> None:
     recorder = network_host(**change)
-    result = networks.keep(Host(recorder), [NETWORK], recreate=True, check=False)
+    result = networks.keep(Host(recorder), [NETWORK], check=False)
     assert result["recreated"] == ["a-net"]
     assert recorder.commands[-2:] == [
         "podman network rm a-net",
@@ -94,7 +94,7 @@ def test_what_is_on_a_network_is_stopped_for_sure_before_it_is_made_anew() -> No
     recorder.answers["podman ps"] = [
         {"Names": ["a"], "Labels": {"PODMAN_SYSTEMD_UNIT": "memoryark-a.service"}}
     ]
-    result = networks.keep(Host(recorder), [NETWORK], recreate=True, check=False)
+    result = networks.keep(Host(recorder), [NETWORK], check=False)
     assert result["stopped"] == ["memoryark-a.service"]
     assert recorder.commands[-3] == "systemctl --job-mode=replace-irreversibly stop memoryark-a.service"
 
@@ -102,44 +102,17 @@ def test_what_is_on_a_network_is_stopped_for_sure_before_it_is_made_anew() -> No
 def test_a_network_leases_addresses_from_a_part_of_the_subnet_that_it_belongs_to() -> None:
     wanted = {**NETWORK, "subnets": ["fd00:1::/64", "10.0.0.0/24"], "ip_range": "10.0.0.0/25"}
     recorder = network_host()
-    assert networks.keep(Host(recorder), [wanted], recreate=True, check=False)["recreated"] == ["a-net"]
+    assert networks.keep(Host(recorder), [wanted], check=False)["recreated"] == ["a-net"]
     (created,) = (command for command in recorder.commands if "network create" in command)
     assert "--subnet=10.0.0.0/24 --subnet=fd00:1::/64 --ip-range=10.0.0.0/25" in created
     lease = {"start_ip": "10.0.0.1", "end_ip": "10.0.0.127"}
     there = network_host(subnets=[{"subnet": "10.0.0.0/24", "lease_range": lease}, {"subnet": "fd00:1::/64"}])
-    assert networks.keep(Host(there), [wanted], recreate=True, check=False)["changed"] is False
-
-
-def test_a_network_that_differs_may_be_left_to_the_release() -> None:
-    recorder = network_host(internal=True)
-    assert networks.keep(Host(recorder), [NETWORK], recreate=False, check=False)["changed"] is False
-
-
-@pytest.mark.parametrize(
-    ("change", "created"),
-    [
-        ({}, []),
-        ({"network_interface": "b"}, []),
-        ({"network_interface": "b", "subnets": [{"subnet": "10.0.1.0/24"}]}, ["a-net"]),
-    ],
-)
-def test_what_a_network_still_has_is_left_for_the_release_to_give_to_another(
-    change: dict[str, Any], created: list[str]
-) -> None:
-    recorder = Recorder(
-        {
-            "podman network ls": [{"name": "old-net", "labels": {"io.memoryark.owned": "true"}}],
-            "podman network inspect": [{**INSPECTED, "name": "old-net", **change}],
-        }
-    )
-    result = networks.keep(Host(recorder), [NETWORK], recreate=False, check=False)
-    assert (result["created"], result["changed"]) == (created, bool(created))
-    assert [command.split()[-1] for command in recorder.commands if " create" in command] == created
+    assert networks.keep(Host(there), [wanted], check=False)["changed"] is False
 
 
 def test_check_mode_of_networks_only_looks() -> None:
     recorder = Recorder()
-    result = networks.keep(Host(recorder), [{**NETWORK, "internal": True}], recreate=True, check=True)
+    result = networks.keep(Host(recorder), [{**NETWORK, "internal": True}], check=True)
     assert result["created"] == ["a-net"]
     assert recorder.commands == ["podman network ls --format=json"]
 
@@ -148,7 +121,7 @@ def test_a_foreign_container_on_a_network_is_not_touched() -> None:
     recorder = network_host(internal=True)
     recorder.answers["podman ps"] = [{"Names": ["stranger"], "Labels": {}}]
     with pytest.raises(HostError, match="stranger; remove them first"):
-        networks.keep(Host(recorder), [NETWORK], recreate=True, check=False)
+        networks.keep(Host(recorder), [NETWORK], check=False)
     assert not [command for command in recorder.commands if " rm" in command]
 
 

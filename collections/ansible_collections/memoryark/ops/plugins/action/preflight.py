@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.breaking import (
 from ansible_collections.memoryark.ops.plugins.plugin_utils.catalogue import IMAGES, load_catalogue
 from ansible_collections.memoryark.ops.plugins.plugin_utils.certificates import (
     check_certificate,
+    first_certificate,
     proxy_of,
     secrets_of,
     site,
@@ -50,6 +52,16 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.settings import (
 HOST_CHECK = "memoryark.ops.host_check"
 # What other plays hand around under the prefix of the settings.
 NOT_SETTINGS = {"memoryark_release"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a host says: its problems, digests of tags, its packages, and which files it lacks."""
+
+    problems: list[Problem]
+    tags: dict[str, str] = field(default_factory=dict)
+    packages: dict[str, Any] = field(default_factory=dict)
+    absent: list[str] = field(default_factory=list)
 
 
 class ActionModule(ActionBase):
@@ -85,12 +97,12 @@ class ActionModule(ActionBase):
         problems += check_secrets(secrets, used)
         names = [] if catalogue is None else named(catalogue)
         problems += check_certificate(method, secrets, names, datetime.now(UTC))
-        tags, packages, found = self._ask_host(settings, catalogue, changes, task_vars)
-        problems += found
+        host = self._ask_host(settings, catalogue, changes, task_vars)
+        problems += host.problems
         try:
             if catalogue is not None:
                 release = build_release(
-                    pin_tags(catalogue, tags), stack, settings["memoryark_root"], variables(settings)
+                    pin_tags(catalogue, host.tags), stack, settings["memoryark_root"], variables(settings)
                 )
         except ProblemsError as error:
             problems += error.problems
@@ -102,10 +114,11 @@ class ActionModule(ActionBase):
                 "commit": version(stack),
                 "version": newest(changes or []),
                 "certificate": site(catalogue, settings, settings["memoryark_root"], names),
+                "certificate_absent": bool(host.absent),
             }
             result |= {
                 "changed": False,
-                "ansible_facts": {"memoryark_release": {**release, **made}, "packages": packages},
+                "ansible_facts": {"memoryark_release": {**release, **made}, "packages": host.packages},
             }
         return result
 
@@ -127,15 +140,15 @@ class ActionModule(ActionBase):
         catalogue: Catalogue | None,
         changes: list[Change] | None,
         task_vars: dict[str, Any],
-    ) -> tuple[dict[str, str], dict[str, Any], list[Problem]]:
-        """Return the digests of tags, the installed packages and the host's problems.
+    ) -> Answer:
+        """Return what the host says of itself.
 
         Without a catalogue or changes it asks only what does not depend on them.
         """
         try:
             disk = parse_size(settings["memoryark_disk_needed"])
         except ValueError as error:
-            return {}, {}, [Problem("inventory memoryark_disk_needed", f"{error}.")]
+            return Answer([Problem("inventory memoryark_disk_needed", f"{error}.")])
         arguments: dict[str, Any] = {
             "root": settings["memoryark_root"],
             "disk_needed": disk,
@@ -154,16 +167,17 @@ class ActionModule(ActionBase):
                 },
                 "update_tags": settings["memoryark_update_tags"],
                 "memory_needed": reserved_memory(catalogue),
+                "paths": first_certificate(catalogue, settings["memoryark_root"]),
             }
         before = time.time()
         answer = self._execute_module(module_name=HOST_CHECK, module_args=arguments, task_vars=task_vars)
         if answer.get("failed"):
-            return {}, {}, [Problem("host", str(answer.get("msg", "the host check failed")))]
+            return Answer([Problem("host", str(answer.get("msg", "the host check failed")))])
         problems = [Problem(found["where"], found["what"]) for found in answer["problems"]]
         if changes is not None:
             problems += check_acknowledged(changes, answer["version"], settings["memoryark_acknowledged"])
         problems += check_clock(before, answer["time"], time.time())
-        return answer["tags"], answer["packages"], problems
+        return Answer(problems, answer["tags"], answer["packages"], answer["absent"])
 
 
 def named(catalogue: Catalogue) -> list[str]:

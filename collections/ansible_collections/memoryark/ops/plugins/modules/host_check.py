@@ -40,6 +40,11 @@ options:
     type: list
     elements: str
     default: []
+  paths:
+    description: Files of which it is to be told whether they are there.
+    type: list
+    elements: path
+    default: []
   memory_needed:
     description: Bytes of memory that the containers reserve.
     type: int
@@ -75,6 +80,11 @@ tags:
   description: The digests for which image references with a tag stand.
   returned: success
   type: dict
+absent:
+  description: Those of O(paths) that are not there.
+  returned: success
+  type: list
+  elements: str
 packages:
   description: The installed packages by name, as M(ansible.builtin.package_facts) has them.
   returned: success
@@ -293,6 +303,7 @@ def main() -> None:
             "images": {"type": "dict", "default": {}},
             "update_tags": {"type": "bool", "default": False},
             "insecure_registries": {"type": "list", "elements": "str", "default": []},
+            "paths": {"type": "list", "elements": "path", "default": []},
             "memory_needed": {"type": "int", "default": 0},
             "disk_needed": {"type": "int", "default": 0},
         },
@@ -313,6 +324,7 @@ def main() -> None:
         packages={
             name: [{"name": name, "version": version, "source": "apt"}] for name, version in packages.items()
         },
+        absent=[path for path in module.params["paths"] if not host.path(path).exists()],
         problems=found,
     )
 

@@ -48,13 +48,6 @@ options:
           - The rest is for those that have an address of their own.
         type: str
         default: ""
-  recreate:
-    description:
-      - Whether networks are made anew whose settings differ.
-      - If not, one that is missing is not made while another of the project has its bridge or addresses.
-      - A deployment leaves these to M(memoryark.ops.release), which takes them back when it fails.
-    type: bool
-    default: true
 attributes:
   check_mode:
     description: Reports which networks would be made.
@@ -102,13 +95,12 @@ from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, Ho
 from ansible_collections.memoryark.ops.plugins.module_utils.units import stop_for_sure
 
 
-def keep(host: Host, wanted: list[dict[str, Any]], recreate: bool, check: bool) -> dict[str, Any]:
-    """Make what is missing and, with ``recreate``, what differs; return the module's result."""
+def keep(host: Host, wanted: list[dict[str, Any]], check: bool) -> dict[str, Any]:
+    """Make what is missing and what differs; return the module's result."""
     after = {network["name"]: networks.settings(network) for network in wanted}
     before = networks.look(host, after)
-    missing = [name for name in after if name not in before]
-    created = missing if recreate else free(host, {name: after[name] for name in missing})
-    recreated = [name for name in after if recreate and name in before and before[name] != after[name]]
+    created = [name for name in after if name not in before]
+    recreated = [name for name in after if name in before and before[name] != after[name]]
     networks.check_strangers(host, recreated)
     stopped = sorted({unit for name in recreated for unit in networks.units_on(host, name)})
     if not check:
@@ -124,16 +116,6 @@ def keep(host: Host, wanted: list[dict[str, Any]], recreate: bool, check: bool) 
             for name in [*created, *recreated]
         ],
     }
-
-
-def free(host: Host, wanted: dict[str, networks.Settings]) -> list[str]:
-    """Return those networks of which no other of ours has the bridge or addresses.
-
-    A deployment gives them from one network to another in its release, which can take that back.
-    """
-    others = list(networks.look(host, networks.owned(host)).values()) if wanted else []
-    taken = networks.colliding(wanted, others)
-    return [name for name in wanted if name not in taken]
 
 
 def main() -> None:
@@ -153,15 +135,11 @@ def main() -> None:
                     "ip_range": {"type": "str", "default": ""},
                 },
             },
-            "recreate": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
     )
     try:
-        params = module.params
-        module.exit_json(
-            **keep(Host(module.run_command), params["networks"], params["recreate"], module.check_mode)
-        )
+        module.exit_json(**keep(Host(module.run_command), module.params["networks"], module.check_mode))
     except HostError as error:
         module.fail_json(msg=str(error))
 

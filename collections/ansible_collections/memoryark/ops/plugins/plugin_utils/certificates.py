@@ -63,6 +63,13 @@ def site(
     }
 
 
+def first_certificate(catalogue: Catalogue, root: str) -> list[str]:
+    """Return the path without which the proxy would not start, nothing if no service takes a certificate."""
+    return (
+        [f"{root}/{catalogue.volumes[STORE].directory}/current/fullchain.pem"] if proxy_of(catalogue) else []
+    )
+
+
 def check_certificate(
     method: str, secrets: Mapping[str, Any], names: Sequence[str], now: datetime
 ) -> list[Problem]:
