@@ -25,6 +25,7 @@ from memoryark_agent.__main__ import read_site
 from memoryark_agent.issuers import Acme, Own
 from memoryark_lab.authority import Authority, ensure_authority
 from memoryark_lab.paths import REPO
+from role_files import written
 
 NOW = datetime.now(UTC)
 NAMES = ["line.ark.test", "photos.ark.test"]
@@ -112,13 +113,10 @@ def test_a_catalogue_without_such_a_proxy_needs_no_certificate(catalogue: Catalo
 
 def test_the_role_writes_where_the_program_reads(catalogue: Catalogue) -> None:
     tasks = yaml.safe_load((REPO / "roles/certificates/tasks/main.yml").read_text())
-    written = {
-        file["path"] for task in tasks for file in task.get("memoryark.ops.files", {}).get("files", ())
-    }
     told = site(catalogue, INVENTORY | {"memoryark_acme_authority": "x"}, "/srv", NAMES)
     read = {told["acme"]["credentials"], told["acme"]["trust"], f"{PLACE}/settings.json"}
     read |= {f"{told['own']}/fullchain.pem", f"{told['own']}/privkey.pem"}
-    assert read == {path for path in written if path.startswith(PLACE)}
+    assert read == {path for path in written(tasks) if path.startswith(PLACE)}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from ansible_collections.memoryark.ops.plugins.modules.uninstall import take_awa
 from ansible_collections.memoryark.ops.plugins.plugin_utils.release import ROOT_DIRECTORIES
 from machine import Machine, PowerCutError
 from memoryark_lab.paths import REPO
+from role_files import written
 from test_transaction import DATABASE, NEW, OLD, ROOT, release, versions
 
 NAME = "ark1"
@@ -520,17 +521,14 @@ def test_every_file_that_a_role_writes_is_known_here() -> None:
         for path in sorted((REPO / "roles").glob("*/tasks/*.yml"))
         for task in yaml.safe_load(path.read_text(encoding="utf-8"))
     ]
-    written = {
-        file["path"] for task in tasks for file in task.get("memoryark.ops.files", {}).get("files", ())
-    }
-    written |= {
+    paths = written(tasks) | {
         task[module]["dest"]
         for task in tasks
         for module in ("ansible.builtin.copy", "ansible.builtin.template")
         if module in task
     }
-    below = {path for path in written if path.startswith(tuple(f"{tree}/" for tree in uninstall.TREES))}
-    assert written - below == {*uninstall.FILES, *uninstall.MASKS, *stays}
+    below = {path for path in paths if path.startswith(tuple(f"{tree}/" for tree in uninstall.TREES))}
+    assert paths - below == {*uninstall.FILES, *uninstall.MASKS, *stays}
 
 
 def test_every_directory_below_the_root_is_known_here() -> None:
