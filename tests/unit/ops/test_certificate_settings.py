@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.catalogue import loa
 from ansible_collections.memoryark.ops.plugins.plugin_utils.certificates import (
     PLACE,
     check_certificate,
+    first_certificate,
     secrets_of,
     site,
 )
@@ -23,6 +26,8 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalog
 from ansible_collections.memoryark.ops.plugins.plugin_utils.settings import SETTINGS, variables
 from memoryark_agent.__main__ import read_site
 from memoryark_agent.issuers import Acme, Own
+from memoryark_agent.pairs import CHAIN, KEY
+from memoryark_agent.store import Store
 from memoryark_lab.authority import Authority, ensure_authority
 from memoryark_lab.paths import REPO
 from role_files import written
@@ -109,6 +114,23 @@ def test_a_catalogue_without_such_a_proxy_needs_no_certificate(catalogue: Catalo
     assert site(Catalogue({}, {}, {}), INVENTORY, "/srv", NAMES) == {}
     assert secrets_of("") == ()
     assert check_certificate("", {}, NAMES, NOW) == []
+
+
+def test_a_proxy_starts_with_what_the_program_gives_it(
+    catalogue: Catalogue, authority: Authority, tmp_path: Path
+) -> None:
+    told = site(catalogue, INVENTORY, str(tmp_path), NAMES)
+    Path(told["store"]).mkdir(parents=True)
+    store = Store(Path(told["store"]), group=os.getgid())
+    (path,) = first_certificate(catalogue, str(tmp_path))
+    assert not Path(path).exists()
+    made = authority.ensure_certificate("first", NAMES)
+    directory = tmp_path / "pair"
+    directory.mkdir()
+    shutil.copy(made.certificate, directory / CHAIN)
+    shutil.copy(made.key, directory / KEY)
+    store.switch(store.add(directory, "test"))
+    assert Path(path).exists()
 
 
 def test_the_role_writes_where_the_program_reads(catalogue: Catalogue) -> None:
