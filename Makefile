@@ -52,10 +52,10 @@ sanity: setup
 	@tests/run-sanity
 
 integration: setup
-	$(call say,Integration tests: LINE stand-in against the official SDK; Compose files against docker-compose; Redis after a power cut; the firewall with real packets; certificates against an ACME server; the proxy from outside)
+	$(call say,Integration tests: LINE stand-in against the official SDK; Compose files against docker-compose; Redis after a power cut; the firewall with real packets; certificates against an ACME server; the proxy from outside and by testssl.sh)
 	@$(BIN)/pytest tests/integration/test_line_platform_sdk.py tests/integration/test_compose_witness.py \
 	  tests/integration/test_redis_start.py tests/integration/test_firewall_packets.py \
-	  tests/integration/test_certificates.py tests/integration/test_proxy.py
+	  tests/integration/test_certificates.py tests/integration/test_proxy.py tests/integration/test_testssl.py
 
 molecule: setup
 	$(call say,Molecule: each role on a real host: about 40 min)

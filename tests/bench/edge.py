@@ -133,6 +133,11 @@ def bed() -> Iterator[Bed]:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memoryark-bench-")))
         root = stack.enter_context(images.root_of("nginx-proxy", Progress(total=1)))
         proxy = stack.enter_context(proxy_bed.running(root, place, _SECRET, Upstream(place)))
+        # Thousands of connections to the upstream each second would use up the ports, which then are searched for.
+        ports = ["net.ipv4.ip_local_port_range=1024 65535", "net.ipv4.tcp_tw_reuse=1"]
+        subprocess.run(
+            ["nsenter", f"--net={proxy.network}", "sysctl", "--quiet", "--write", *ports], check=True
+        )
         file = proxy.inside / "srv" / "acme-challenge" / _CHALLENGE.lstrip("/")
         file.parent.mkdir(parents=True)
         file.write_bytes(b"x" * FILE_BYTES)

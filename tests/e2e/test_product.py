@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from memoryark_lab import deployment, hosts, images, journey, load, network, world
@@ -305,15 +306,23 @@ def test_uploads_of_a_hundred_megabytes_and_no_more(
     assert found in status
 
 
+def log_entries(host: Host, mark: str, count: int) -> list[dict[str, Any]]:
+    """The lines of the access log with ``mark``, once there are ``count``; the proxy writes within a second."""
+    find = ["journalctl", "--no-pager", "--output=json", "--unit=memoryark-nginx-proxy", f"--grep={mark}"]
+
+    def found() -> list[dict[str, Any]]:
+        lines = host.ssh(find, check=False).stdout.splitlines()
+        return [json.loads(json.loads(line)["MESSAGE"]) for line in lines if line]
+
+    wait_until(f"{count} lines of the log", lambda: len(found()) >= count, 30)
+    return found()
+
+
 def test_the_log_has_the_clients_own_address(host: Host) -> None:
-    mark = f"/?mark={time.monotonic_ns()}"
-    assert status_of(host, f"https://{world.domain(host.name)}{mark}") == "200"
-    log = host.ssh(
-        ["journalctl", "--no-pager", "--output=cat", "--unit=memoryark-nginx-proxy", "--lines=50"]
-    ).stdout
-    entries = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
-    assert entries[-1]["client"] == network.GATEWAY
-    assert entries[-1]["status"] == 200
+    mark = f"address-{time.monotonic_ns()}"
+    assert status_of(host, f"https://{world.domain(host.name)}/{mark}") == "200"
+    (entry,) = log_entries(host, mark, 1)
+    assert (entry["client"], entry["status"]) == (network.GATEWAY, 200)
 
 
 def test_every_request_is_one_line_of_the_journal(host: Host) -> None:
@@ -324,10 +333,7 @@ def test_every_request_is_one_line_of_the_journal(host: Host) -> None:
             url = f"https://{world.domain(host.name)}/{mark}-{number}-{request}"
             assert status_of(host, url) == "200"
         host.ssh(change or ["true"])
-    find = ["journalctl", "--no-pager", "--output=json", f"--unit={unit}", f"--grep={mark}"]
-    entries = [json.loads(line)["MESSAGE"] for line in host.ssh(find).stdout.splitlines() if line]
-    paths = [json.loads(entry)["path"] for entry in entries]
-    assert sorted(paths) == sorted(
+    assert sorted(entry["path"] for entry in log_entries(host, mark, 40)) == sorted(
         f"/{mark}-{number}-{request}" for number in range(4) for request in range(10)
     )
 

@@ -39,10 +39,15 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]
         proxy_bed.running(root, place, "0" * 32),
     ):
         options = ["--quiet", "--color", "0", "--warnings", "batch", "--nodns", "none", "--ip", PROXY[0]]
-        options += ["--add-ca", str(place / "ca" / "ca.pem"), "--jsonfile", str(place / "found.json")]
+        options += ["--add-ca", str(place / "ca" / "ca.pem")]
+        options += ["--jsonfile", str(place / "found.json")]
+        # No name server is reached from here. One that refuses at once saves minutes of waiting for it.
+        (place / "resolv.conf").write_text("nameserver 127.0.0.1\n", encoding="utf-8")
+        inside = 'mount --bind "$0" /etc/resolv.conf; exec "$@"'
+        alone = ["unshare", "--mount", "sh", "-euc", inside, str(place / "resolv.conf")]
         command = ["testssl", *options, *CHECKS, f"{PHOTOS}:8443"]
         # Its exit code counts what it would have done better itself.
-        subprocess.run(command, cwd=place, stdin=subprocess.DEVNULL, timeout=900, check=False)
+        subprocess.run([*alone, *command], cwd=place, stdin=subprocess.DEVNULL, timeout=900, check=False)
     found = json.loads((place / "found.json").read_text(encoding="utf-8"))
     return {one["id"]: one for one in found}
 
