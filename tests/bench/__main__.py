@@ -68,7 +68,7 @@ def steps(parts: list[str], pairs: int) -> tuple[int, float]:
     known = {
         "plan": (1, 0.2),
         "edge": (3 * pairs, 3 * pairs * 2 * edge.SECONDS / 60),
-        "runs": (3 + 4 * pairs, 11 + 11.0 * pairs),
+        "runs": (3 + 4 * pairs, 18 + 15.0 * pairs),
         "load": (3 + 5 * pairs, 9 + 9.0 * pairs),
     }
     return sum(known[part][0] for part in parts), sum(known[part][1] for part in parts)

@@ -40,9 +40,9 @@ def prepare(bed: Bed, progress: Progress) -> Result:
     """Deploy both, so that neither has anything left to do; tell what the peer changes once more."""
     with progress.step("Deploy ours", "about 1 min"):
         good(bed.deploy(), "site.yml")
-    with progress.step("Deploy the peer", "about 6 min"):
+    with progress.step("Deploy the peer", "about 10 min"):
         good(bed.deploy_peer(), "the peer")
-    with progress.step("Deploy the peer again, which should change nothing", "about 4 min"):
+    with progress.step("Deploy the peer again, which should change nothing", "about 6 min"):
         again = good(bed.deploy_peer(), "the peer")
     running = [name for name in bed.containers() if name.startswith(PREFIX)]
     if len(running) != len(bed.catalogue().services):
@@ -57,7 +57,7 @@ def idle(bed: Bed, progress: Progress, pairs: int) -> Result:
     for number in range(1, pairs + 1):
         with progress.step(f"No change, pair {number} of {pairs}: ours", "about 1 min"):
             ours = good(bed.deploy(), "site.yml")
-        with progress.step(f"No change, pair {number} of {pairs}: the peer", "about 4 min"):
+        with progress.step(f"No change, pair {number} of {pairs}: the peer", "about 6 min"):
             theirs = good(bed.deploy_peer(), "the peer")
         taken.append((ours.seconds, theirs.seconds))
         changed = [changed[0] + ours.changed, changed[1] + theirs.changed]
@@ -78,7 +78,7 @@ def one_change(bed: Bed, progress: Progress, pairs: int) -> Result:
         change = service_change(SERVICE, environment={"BENCH_PAIR": str(number)})
         with progress.step(f"One change, pair {number} of {pairs}: ours", "about 2 min"):
             ours = good(bed.deploy(change), "site.yml")
-        with progress.step(f"One change, pair {number} of {pairs}: the peer", "about 4 min"):
+        with progress.step(f"One change, pair {number} of {pairs}: the peer", "about 6 min"):
             theirs = good(bed.deploy_peer(change), "the peer")
         if ours.changed < 1 or theirs.changed < 1:
             raise LabError(f"there was a change; ours changed {ours.changed} and the peer {theirs.changed}")

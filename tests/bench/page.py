@@ -19,7 +19,7 @@ _HEAD = """\
 # Benchmarks
 
 Written by `make bench` with what it measured; edits are lost with its next run. It runs on the
-host that `make demo` makes, and takes about an hour and a half where hosts are emulated. Single parts:
+host that `make demo` makes, and takes about 100 minutes where hosts are emulated. Single parts:
 `PYTHONPATH=collections .venv/bin/python -m tests.bench plan`, or `edge`, or `runs`, or `load`.
 """
 
