@@ -6,9 +6,6 @@ processor for themselves, the client and the upstream another one, so that what 
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import json
 import os
 import re
@@ -23,12 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from line_platform import signature
 from memoryark_lab import images
 from memoryark_lab.errors import LabError
 from memoryark_lab.progress import Progress
 
 from tests.integration import proxy_bed
-from tests.integration.proxy_bed import LINE, PHOTOS, PROXY, WWW_DATA, Proxy, only_child
+from tests.integration.proxy_bed import LINE, PHOTOS, PROXY, WWW_DATA, Proxy, children, seeing
 
 SECONDS = 8
 CONNECTIONS = 32
@@ -81,8 +79,8 @@ class Nginx:
 
     def cpu_seconds(self) -> float:
         """Return what its workers have computed."""
-        workers = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        stats = [Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split() for worker in workers]
+        paths = [Path(f"/proc/{worker}/stat") for worker in children(self.pid)]
+        stats = [path.read_text().rpartition(")")[2].split() for path in paths]
         return sum(int(stat[11]) + int(stat[12]) for stat in stats) / os.sysconf("SC_CLK_TCK")
 
 
@@ -177,7 +175,7 @@ def _started(proxy: Proxy, name: str, text: str, plain: int, tls: int) -> Iterat
         os.close(reading)
         os.close(writing)
         _wait_for(tls, entering, proxy)
-        main = only_child(entering.pid)
+        main = children(entering.pid)[0]
         try:
             yield Nginx(main, plain, tls)
         finally:
@@ -199,10 +197,8 @@ def ask(bed: Bed, nginx: Nginx, url: str, *, connections: int = CONNECTIONS, scr
     (bed.place / "wrk.lua").write_text(script, encoding="utf-8")
     options = ["--threads", "1", "--connections", str(connections), "--duration", f"{SECONDS}s", "--latency"]
     client = [*_ELSEWHERE, "wrk", *options, "--script", str(bed.place / "wrk.lua"), url]
-    # The names are known to this client only.
-    alone = ["unshare", "--mount", "sh", "-euc", 'mount --bind "$0" /etc/hosts; exec "$@"', str(hosts)]
     before = nginx.cpu_seconds()
-    done = subprocess.run([*alone, *client], capture_output=True, text=True, check=True)
+    done = subprocess.run(seeing(hosts, "/etc/hosts", client), capture_output=True, text=True, check=True)
     return read(done.stdout, nginx.cpu_seconds() - before)
 
 
@@ -226,8 +222,8 @@ def read(output: str, cpu_seconds: float) -> Result:
 
 def measure(progress: Progress, pairs: int) -> Result:
     """Compare the product with the bare one, and webhooks that are checked with such as are not."""
-    signature = base64.b64encode(hmac.new(_SECRET.encode(), BODY.encode(), hashlib.sha256).digest()).decode()
-    post = _POST.format(body=json.dumps(BODY), signature=json.dumps(signature))
+    signed = signature.sign(_SECRET, BODY.encode())
+    post = _POST.format(body=json.dumps(BODY), signature=json.dumps(signed))
     found: Result = {"static": [], "proxied": [], "webhook": []}
     with bed() as all_of_it:
         product, unsigned, bare = all_of_it.product, all_of_it.unsigned, all_of_it.bare

@@ -329,7 +329,7 @@ class Proxy:
     def _first(self) -> int:
         """nginx's main process, which is the first in its namespace."""
         assert self._process is not None
-        return only_child(self._process.pid)
+        return children(self._process.pid)[0]
 
     @property
     def inside(self) -> Path:
@@ -437,9 +437,15 @@ def listens(port: int) -> bool:
     return True
 
 
-def only_child(pid: int) -> int:
-    """The process that another one has started, such as what ``nsenter --pid`` runs."""
-    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+def children(pid: int) -> list[int]:
+    """The processes that another one has started, such as what ``nsenter --pid`` runs."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def seeing(file: Path, target: str, command: Sequence[str]) -> list[str]:
+    """The command line that runs ``command`` with ``file`` in the place of the file ``target``, for it alone."""
+    inside = 'mount --bind "$0" "$1"; shift; exec "$@"'
+    return ["unshare", "--mount", "sh", "-euc", inside, str(file), target, *command]
 
 
 @contextmanager

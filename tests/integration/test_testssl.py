@@ -12,7 +12,7 @@ from memoryark_lab import images
 from memoryark_lab.progress import Progress
 
 from tests.integration import proxy_bed
-from tests.integration.proxy_bed import PHOTOS, PROXY
+from tests.integration.proxy_bed import PHOTOS, PROXY, seeing
 
 WAIVERS = Path(__file__).with_name("testssl-waivers.yml")
 BAD = {"MEDIUM", "HIGH", "CRITICAL", "FATAL"}
@@ -43,11 +43,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]
         options += ["--jsonfile", str(place / "found.json")]
         # No name server is reached from here. One that refuses at once saves minutes of waiting for it.
         (place / "resolv.conf").write_text("nameserver 127.0.0.1\n", encoding="utf-8")
-        inside = 'mount --bind "$0" /etc/resolv.conf; exec "$@"'
-        alone = ["unshare", "--mount", "sh", "-euc", inside, str(place / "resolv.conf")]
-        command = ["testssl", *options, *CHECKS, f"{PHOTOS}:8443"]
+        testssl = ["testssl", *options, *CHECKS, f"{PHOTOS}:8443"]
+        command = seeing(place / "resolv.conf", "/etc/resolv.conf", testssl)
         # Its exit code counts what it would have done better itself.
-        subprocess.run([*alone, *command], cwd=place, stdin=subprocess.DEVNULL, timeout=900, check=False)
+        subprocess.run(command, cwd=place, stdin=subprocess.DEVNULL, timeout=900, check=False)
     found = json.loads((place / "found.json").read_text(encoding="utf-8"))
     return {one["id"]: one for one in found}
 
