@@ -21,7 +21,7 @@ from tests.bench import collection, contest, edge, page, plan, underload
 PARTS = ("plan", "edge", "runs", "load")
 PAIRS = 3
 PAGE = REPO / "docs" / "benchmarks.md"
-RESULTS = beds.FOLDER / "results.json"
+RESULTS = PAGE.with_suffix(".json")
 
 
 def today() -> str:
@@ -93,12 +93,11 @@ def run(parts: list[str], pairs: int) -> None:
         keep(results, edge=edge.measure(progress, pairs) | {"date": today()})
     if set(parts) - {"plan", "edge"}:
         with beds.bed() as bed:
-            keep(results, host=about(bed))
             if "runs" in parts:
-                keep(results, runs=measure_runs(bed, progress, pairs))
+                keep(results, runs=measure_runs(bed, progress, pairs) | {"host": about(bed)})
                 bed.remove_peer()
             if "load" in parts:
-                keep(results, load=underload.measure(bed, progress, pairs))
+                keep(results, load=underload.measure(bed, progress, pairs) | {"host": about(bed)})
     print(f"Results: {RESULTS}\nPage: {PAGE}")
 
 

@@ -18,9 +18,10 @@ Results = Mapping[str, Any]
 _HEAD = """\
 # Benchmarks
 
-Written by `make bench` with what it measured; edits are lost with its next run. It runs on the
-host that `make demo` makes, and takes about 100 minutes where hosts are emulated. Single parts:
-`PYTHONPATH=collections .venv/bin/python -m tests.bench plan`, or `edge`, or `runs`, or `load`.
+Written by `make bench` of what it measured ([benchmarks.json](benchmarks.json)); edits are lost with its next
+run. It runs on the host that `make demo` makes, and takes about 100 minutes where hosts are emulated. Single
+parts: `PYTHONPATH=collections .venv/bin/python -m tests.bench plan`, or `edge`, or `runs`, or `load`; the others
+stay as they were measured before.
 """
 
 _RUNS = """\
@@ -79,7 +80,6 @@ def render(results: Results) -> str:
     return "".join(
         [
             _HEAD,
-            *([_host(results["host"])] if "host" in results else []),
             _RUNS,
             _runs(results["runs"]) if "runs" in results else f"\n{NOT_YET}",
             _PLAN.format(**results["plan"]) + _plan(results["plan"])
@@ -94,16 +94,12 @@ def render(results: Results) -> str:
 
 
 def _host(host: Results) -> str:
-    return "\n" + table(
-        ["Host", ""],
-        [
-            ["Measured on", host["date"]],
-            ["Project", f"`{host['commit']}`"],
-            ["Virtualisation", f"{host['virtualisation']} (`qemu` is emulated, without KVM)"],
-            ["Processors, memory", f"{host['processors']}, {host['memory']} MiB"],
-            ["Podman", host["podman"].removeprefix("podman version ")],
-            ["ansible-core, containers.podman", f"{host['ansible']}, {host['collection']}"],
-        ],
+    emulated = " (emulated, without KVM)" if host["virtualisation"] == "qemu" else ""
+    return (
+        f"\nMeasured on {host['date']} with the project at `{host['commit']}`, on a host with {host['processors']} "
+        f"processors and {host['memory']} MiB, {host['virtualisation']}{emulated}; Podman "
+        f"{host['podman'].removeprefix('podman version ')}, ansible-core {host['ansible']}, containers.podman "
+        f"{host['collection']}.\n"
     )
 
 
@@ -138,6 +134,7 @@ def _runs(runs: Results) -> str:
         f"\n{table(head, rows)}\nMedians of runs in pairs, ours and then the peer; the ratio is the median of the "
         f"pairs' ratios. In all runs of ours without a change: {idle['changed'][0]} changed, "
         f"{idle['restarts']} containers restarted (goal 0 and 0, {quiet}). {peer}\n\n{every}"
+        f"{_host(runs['host'])}"
     )
 
 
@@ -223,6 +220,7 @@ def _load(load: Results) -> str:
         f"- What the proxy answered while the backend changed: {codes}.\n"
         f"- `playbooks/rollback.yml`: {_median(rollbacks, 'seconds')} s from the command to its end, all healthy; "
         f"{_median(rollbacks, 'back')} s of it on the host (median of {len(rollbacks)}).\n"
+        f"{_host(load['host'])}"
     )
 
 

@@ -19,7 +19,7 @@ from memoryark_lab.load import Record, Request, Result
 from memoryark_lab.progress import Progress
 
 from tests.bench import __main__ as bench
-from tests.bench import contest, page, underload
+from tests.bench import collection, contest, page, underload
 
 
 class Bed:
@@ -56,6 +56,14 @@ class Bed:
     def last_release(self) -> dict[str, Any]:
         return {"seconds": 12.5}
 
+    def describe(self) -> dict[str, str]:
+        return {
+            "virtualisation": "kvm",
+            "processors": "2",
+            "memory": "3000",
+            "podman": "podman version 5.4.2",
+        }
+
 
 @pytest.fixture
 def bed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
@@ -67,6 +75,7 @@ def bed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
     monkeypatch.setattr(load, "running", running)
     monkeypatch.setattr(underload, "FOLDER", tmp_path)
+    monkeypatch.setattr(collection, "version", lambda folder: "1.18.0")
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     monkeypatch.setattr(world, "facts", lambda: {"secrets": {"line_channel_secret": "0" * 32}})
     return Bed()
@@ -83,7 +92,9 @@ def test_runs_are_taken_in_pairs(bed: Any, progress: Progress) -> None:
     assert bed.done == ["ours", "peer", "peer", *["ours", "peer"] * 4]
     assert found["idle"] == {"pairs": [(10.0, 60.0)] * 2, "changed": [0, 0], "restarts": 0}
     assert (found["peer_changes"], found["peer_tasks"]) == ([], 1)
-    assert "nothing changed | 2 | 10.0 | 60.0 | 6.00 | 5, met |" in page.render({"runs": found})
+    assert "nothing changed | 2 | 10.0 | 60.0 | 6.00 | 5, met |" in page.render(
+        {"runs": found | {"host": bench.about(bed)}}
+    )
     assert len(progress.taken) == bench.steps(["runs"], 2)[0]
 
 
@@ -105,7 +116,7 @@ def test_a_release_under_load_changes_what_it_is_about_and_nothing_else(bed: Any
     # Back to the release before the sick one is what the host does by itself.
     assert services == [line, line, pages, pages, backend, backend, line, line, line]
     assert bed.done[-4:] == ["ours", "rollback"] * 2
-    text = page.render({"load": found})
+    text = page.render({"load": found | {"host": bench.about(bed)}})
     assert "12.5 s after the release began (goal 100 s" in text
     assert len(progress.taken) == bench.steps(["load"], 2)[0]
 

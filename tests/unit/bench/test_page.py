@@ -23,22 +23,23 @@ RELEASE = {
 FAST = {"rate": 9000.0, "cpu": 0.00005, "p50": 0.0004, "p99": 0.002}
 BARE = {**FAST, "rate": 9500.0, "cpu": 0.00004}
 GAP = {**RELEASE, "failed": 10, "statuses": {"200": 390, "502": 10}, "gap": 4.25}
+HOST = {
+    "date": "2026-01-02",
+    "commit": "abc",
+    "virtualisation": "qemu",
+    "processors": "2",
+    "memory": "2990",
+    "podman": "podman version 5.4.2",
+    "ansible": "2.19.1",
+    "collection": "1.18.0",
+}
 RESULTS: dict[str, Any] = {
-    "host": {
-        "date": "2026-01-02",
-        "commit": "abc",
-        "virtualisation": "qemu",
-        "processors": "2",
-        "memory": "2990",
-        "podman": "podman version 5.4.2",
-        "ansible": "2.19.1",
-        "collection": "1.18.0",
-    },
     "runs": {
         "peer_changes": [],
         "peer_tasks": 52,
         "idle": {"pairs": [[50.0, 300.0], [52.0, 312.0]], "changed": [0, 0], "restarts": 0},
         "change": {"pairs": [[100.0, 310.0], [101.0, 320.0]]},
+        "host": HOST,
     },
     "plan": {
         "steps": ["load and check", "plan"],
@@ -62,6 +63,7 @@ RESULTS: dict[str, Any] = {
         "backend": [GAP, {**GAP, "statuses": {"200": 389, "502": 9, "504": 2}}],
         "sick": [{**RELEASE, "health_timeout": 90.0, "back": 95.5}],
         "rollback": [{"seconds": 60.0, "back": 20.0}, {"seconds": 64.0, "back": 22.0}],
+        "host": HOST,
     },
 }
 
@@ -97,7 +99,6 @@ def test_each_part_can_be_there_alone(part: str) -> None:
         "| 200 | 1.10 | 0.20 | 1.30 | 6.50 |",
         "| line-service changed | 2 | 800 | 0 | 6 | 0.060 | 2.50 | 0.000 |",
         "| a file | 1 | 9000 | 9500 | 0.95 | 50.0 | 40.0 |",
-        "| Podman | 5.4.2 |",
     ],
 )
 def test_it_has_the_numbers(line: str) -> None:
@@ -115,6 +116,8 @@ def test_it_has_the_numbers(line: str) -> None:
         "95.5 s after the release began (goal 100 s: the health check's 90 s and 10 s; met)",
         "while the backend changed: 779 of 200, 19 of 502, 2 of 504.",
         "62.0 s from the command to its end, all healthy; 21.0 s of it on the host (median of 2)",
+        "2026-01-02 with the project at `abc`, on a host with 2 processors and 2990 MiB, qemu (emulated, without KVM)",
+        "Podman 5.4.2, ansible-core 2.19.1, containers.podman 1.18.0.",
     ],
 )
 def test_it_says_what_came_of_it(words: str) -> None:
