@@ -36,6 +36,8 @@ OTHERS = {
     "volumes": {"other-volume"},
     "secrets": {"other"},
 }
+# What Podman writes for these.
+OTHERS_BY_PODMAN = {"files": {f"/etc/containers/networks/{name}.json" for name in OTHERS["networks"]}}
 
 
 def options(*more: str) -> list[str]:
@@ -49,7 +51,9 @@ def uninstall(*more: str) -> deployment.Run:
 def expected(before: dict[str, set[str]], **kept: set[str]) -> dict[str, set[str]]:
     """What is to be on the host: what was there before, without what the role podman wrote, and these."""
     return {
-        kind: (names - {*FILES, *MASKS}) | OTHERS.get(kind, set()) | kept.get(kind, set())
+        kind: (names - {*FILES, *MASKS}).union(
+            *(more.get(kind, set()) for more in (OTHERS, OTHERS_BY_PODMAN, kept))
+        )
         for kind, names in before.items()
     }
 
