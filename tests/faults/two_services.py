@@ -17,9 +17,9 @@ from memoryark_lab.paths import REPO
 
 NAME = "molecule"
 ROLLBACK = "playbooks/rollback.yml"
-# Never healthy, and soon known not to be.
+# Never healthy, soon known not to be, and with something to say about it.
 NEVER_HEALTHY = {
-    "test": ["CMD", "false"],
+    "test": ["CMD-SHELL", "echo nothing is well here; exit 1"],
     "interval": "5s",
     "timeout": "5s",
     "retries": 1,

@@ -31,7 +31,11 @@ def sources(services: dict[str, Any], **settings: Any) -> Sources:
     """A catalogue of ``services`` with one network and one volume."""
     surroundings = {
         "networks": {
-            "front": {"name": "front-net", "ipam": {"config": [{"subnet": "10.1.0.0/24"}]}},
+            "front": {
+                "name": "front-net",
+                "enable_ipv6": True,
+                "ipam": {"config": [{"subnet": "10.1.0.0/24"}, {"subnet": "fd00::/64"}]},
+            },
             "back": {"name": "back-net", "internal": True, "ipam": {"config": [{"subnet": "10.2.0.0/24"}]}},
         },
         "volumes": {"photos": {"x-memoryark": {"directory": "photos"}}, "queue": None},

@@ -69,6 +69,7 @@ class Machine:
         # Containers that a power cut has left; the next start of their units removes them.
         self.left: dict[str, str] = {}
         self.strangers: list[str] = []
+        self.stranger_labels: dict[str, str] = {}
         self.watch: Callable[[list[str]], None] = lambda _words: None
         # Containers of others, as `podman ps` shows them; "Volumes" are for its filter.
         self.foreign: list[dict[str, Any]] = []
@@ -102,7 +103,8 @@ class Machine:
         self.waiting.clear()
         self.loaded.clear()
         shutil.rmtree(self.base / "run", ignore_errors=True)
-        databases.recover(self.base / databases.TRIAL.lstrip("/"), self.base / databases.CURRENT.lstrip("/"))
+        places = (databases.TRIAL, databases.CURRENT, databases.RECOVERED)
+        databases.at_boot(*(self.base / place.lstrip("/") for place in places))
         self.daemon_reload()
         if self.firewall is not None:
             self.firewall = {}
@@ -314,7 +316,7 @@ class Machine:
                 and (volume is None or f"Volume={volume}:" in text)
                 and (wanted is None or wanted == f"{unit}.service")
             ]
-            + [{"Labels": {}, "Names": [name]} for name in self.strangers if network]
+            + [{"Labels": self.stranger_labels, "Names": [name]} for name in self.strangers if network]
             + [one for one in self.foreign if everybody or (volume and volume in one.get("Volumes", ()))]
         )
 

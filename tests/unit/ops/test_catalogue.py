@@ -188,3 +188,136 @@ def test_start_levels(dependencies: dict[str, list[str]], levels: list[list[str]
 def test_a_service_that_waits_for_itself() -> None:
     with pytest.raises(CycleError, match=r"a → a"):
         start_levels({"a": ["a"]})
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "what"),
+    [
+        ({"healthcheck": {"test": []}}, "healthcheck.test", "[CMD, program, …] or [CMD-SHELL, text]"),
+        ({"healthcheck": {"test": ["NONE"]}}, "healthcheck.test", "a deployment waits for it"),
+        ({"healthcheck": {"test": " "}}, "healthcheck.test", "has to be a text for a shell"),
+        ({"healthcheck": {"test": ["CMD"]}}, "healthcheck.test", "has to be"),
+        ({"healthcheck": {"test": ["CMD-SHELL", ""]}}, "healthcheck.test", "has to be"),
+        ({"healthcheck": {"test": ["CMD-SHELL", "a", "b"]}}, "healthcheck.test", "has to be"),
+        ({"healthcheck": {"test": ["wget", "-q"]}}, "healthcheck.test", "has to be"),
+        ({"command": "echo 'x"}, "command", "has a quote that does not end"),
+        ({"entrypoint": []}, "entrypoint", "is empty"),
+        ({"sysctls": {"net.core.somaxconn": None}}, "sysctls.net.core.somaxconn", "the value is missing"),
+        ({"build": {"context": "app", "args": ["VERSION"]}}, "build.args.VERSION", "the value is missing"),
+        ({"ports": ["99999:80"]}, "ports", "there is no port 99999"),
+        ({"ports": ["80:0"]}, "ports", "there is no port 0"),
+        ({"ports": [{"target": 80, "published": 80, "host_ip": "localhost"}]}, "ports", "'localhost' is not an address"),
+        ({"ports": ["1.2.3:80:80"]}, "ports", "'1.2.3' is not an address"),
+        ({"networks": {"front": {"ipv4_address": "10.9.0.9"}}}, "networks", "10.9.0.9 is in no subnet of network front"),
+        ({"networks": {"front": {"ipv4_address": "fd00::9"}}}, "networks", "'fd00::9' is not an IPv4 address"),
+        ({"deploy": {"resources": {"limits": {"memory": "0"}}}}, "deploy.resources.limits.memory", "is 0, which is no limit"),
+        ({"x-memoryark": {"routes": [{"host": "h.test", "path": "/", "port": 1, "body_size": 0}]}}, "x-memoryark.routes", "body_size is 0"),
+        ({"cap_add": ["CHOWN\nPodmanArgs=--privileged"]}, "cap_add[0]", "has a character that no text may have here: '\\n'"),
+        ({"dns_search": ["lan\rMount=x"]}, "dns_search[0]", "has a character that no text may have here: '\\r'"),
+        ({"container_name": "app\n"}, "container_name", "has a character"),
+        ({"labels": {"a\nb": "c"}}, "labels.(key)", "has a character"),
+        ({"environment": {"X": "a\0b"}}, "environment.X", "has a character"),
+        ({"environment": {"X": "/x/{config}/y"}}, "environment.X", "has '{config}', by which the host finds"),
+        ({"labels": {"a": "{secret:jwt_secret}"}}, "labels.a", "has '{secret:', by which"),
+        ({"x-memoryark": {"secret_environment": {"A=b": "key"}}}, "x-memoryark.secret_environment", ""),
+        ({"secrets": [{"source": "key", "target": "x,uid=1000"}]}, "secrets[0].target", "is not a file name"),
+    ],
+)  # fmt: skip
+def test_what_would_be_silently_wrong_on_the_host(change: dict[str, Any], where: str, what: str) -> None:
+    service = smallest(**{key: value for key, value in change.items() if key != "entrypoint"})
+    service |= {key: value for key, value in change.items() if key == "entrypoint"}
+    found = problems({"app": service}, secrets={"key"})
+    assert [one for one in found if one.startswith(f"{APP}.{where}: ") and what in one], found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"environment": {"MODE": "None", "LINES": "a\r\n\tb", "EMPTY": ""}},
+        {"labels": ["traefik.enable"]},
+        {"command": ["sh", "-c", "echo a\necho b"]},
+        {"healthcheck": {"test": "wget -q http://127.0.0.1/"}},
+        {"healthcheck": {"test": ["CMD-SHELL", "true"]}},
+        {"ports": ["127.0.0.1:65535:1/udp"]},
+    ],
+)
+def test_what_only_looks_wrong(change: dict[str, Any]) -> None:
+    assert problems({"app": smallest(**change)}) == []
+
+
+def network(**keys: Any) -> dict[str, Any]:
+    return {"networks": {"front": keys}}
+
+
+@pytest.mark.parametrize(
+    ("override", "found"),
+    [
+        (network(**{"x-memoryark": {"egress": ["tcp/587"]}}), []),
+        (network(ipam={"config": [{"subnet": "10.7.0.0/24"}]}), []),
+        (network(ipam={"config": [{"subnet": "10.2.0.0/24"}]}), ["overlaps"]),
+        (network(enable_ipv6=False), ["networks.front: write enable_ipv6 and an IPv6 subnet, both or none"]),
+        ({"volumes": {"photos": {"x-memoryark": {"synchronous": True}}}}, []),
+        (
+            {"volumes": {"queue": {"x-memoryark": {"synchronous": True}}}},
+            ["volumes.queue.x-memoryark: 'directory' is missing; without x-memoryark Podman itself keeps"],
+        ),
+        (
+            {"networks": {"new": {"internal": True}}},
+            [
+                "networks.new.ipam.config: is missing; write a list with a subnet",
+                "networks.new.name: is missing; it is the name that Podman has",
+            ],
+        ),
+        (
+            network(
+                ipam={
+                    "config": [
+                        {"subnet": "10.1.0.0/24", "ip_range": "10.1.0.0/25"},
+                        {"subnet": "fd00::/64", "ip_range": "fd00::/65"},
+                    ]
+                }
+            ),
+            ["networks.front.ipam.config: has several ip_ranges"],
+        ),
+    ],
+)
+def test_an_inventory_changes_a_part_of_a_network_or_volume(
+    override: dict[str, Any], found: list[str]
+) -> None:
+    said = problems({"app": smallest()}, override=override)
+    assert len(said) == len(found), said
+    for one, words in zip(said, found, strict=True):
+        assert words in one
+
+
+def test_another_subnet_takes_the_place_of_the_first() -> None:
+    made = build_catalogue(
+        sources({"app": smallest()}, override=network(ipam={"config": [{"subnet": "10.7.0.0/24"}]}))
+    )
+    assert made.networks["front"].subnets == ("10.7.0.0/24", "fd00::/64")
+
+
+def test_a_route_that_no_proxy_reaches() -> None:
+    proxy = smallest(
+        ports=["80:80"],
+        volumes=["./proxy/config:/etc/nginx:ro"],
+        **{"x-memoryark": {"config": {"reload_signal": "SIGHUP"}}},
+    )
+    app = smallest(**{"x-memoryark": {"id_range": 2, "routes": [{"host": "h.test", "path": "/", "port": 1}]}})
+    assert problems({"proxy": proxy, "app": app}) == []
+    app["networks"] = ["back"]
+    (found,) = problems({"proxy": proxy, "app": app})
+    assert "no request would arrive: proxy is on no network with it" in found
+
+
+def test_yaml_is_read_as_compose_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    file = tmp_path / "app/compose.yml"
+    file.write_text("a: off\nb: 12:30\nc: 2026-02-30\nd: true\ne: 0440\nf: 5\ng: ~\nh: 1.5\n")
+    (document,) = read_stack(tmp_path)
+    assert document.tree == {
+        "a": "off", "b": "12:30", "c": "2026-02-30", "d": True, "e": 0o440, "f": 5, "g": None, "h": 1.5
+    }  # fmt: skip
+    file.write_text("services:\n  app:\n    init: true\n    init: false\n")
+    with pytest.raises(ProblemsError, match=r"app/compose.yml: cannot be read: the key 'init' comes twice"):
+        read_stack(tmp_path)

@@ -22,6 +22,12 @@ def rows(path: Path) -> list[str]:
         return [str(row[0]) for row in database.execute("SELECT name FROM files ORDER BY name")]
 
 
+def migrated(path: Path) -> Path:
+    """The database that was kept when an earlier one came back."""
+    (kept,) = path.parent.glob(f"{path.name}.migrated-*")
+    return kept
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     made = tmp_path / "data/ark.db"
@@ -52,11 +58,22 @@ def test_a_migrated_database_comes_back_and_the_migrated_one_is_kept(
     path: Path, trial: Path, migration: str
 ) -> None:
     run(path, migration, "INSERT INTO files (name) VALUES ('b')")
-    assert databases.take_back(trial) == [str(path)]
+    (done,) = databases.take_back(trial)
+    kept = migrated(path)
+    assert done == f"{path} is again as it was before the release; what that had made of it is {kept}"
     assert rows(path) == ["a"]
-    assert rows(path.with_name("ark.db.migrated")) == ["a", "b"]
+    assert rows(kept) == ["a", "b"]
     assert path.stat().st_mode & 0o777 == 0o640
     assert not trial.exists()
+
+
+def test_each_migration_that_was_taken_back_is_kept(path: Path, trial: Path) -> None:
+    saved = databases.journal(trial).copies
+    for number in range(2):
+        databases.begin(trial, number, saved)
+        run(path, f"CREATE TABLE t{number} (x)")
+        databases.take_back(trial)
+    assert len(list(path.parent.glob("ark.db.migrated-*"))) == 2
 
 
 def test_a_database_with_the_same_schema_keeps_what_was_added(path: Path, trial: Path) -> None:
@@ -95,16 +112,18 @@ def test_a_boot_takes_back_only_what_was_not_committed(
     link = tmp_path / "current"
     if current:
         link.symlink_to(current)
-    assert databases.recover(trial, link) == ([str(path)] if restored else [])
+    recovered = tmp_path / "recovered"
+    assert len(databases.at_boot(trial, link, recovered)) == restored
+    assert recovered.exists() is restored
     assert len(databases.schema(path)) == (2 if restored else 3)
     assert not trial.exists()
 
 
 def test_a_database_that_cannot_be_read_comes_back_and_is_kept(path: Path, trial: Path) -> None:
     path.write_bytes(b"no database" * 100)
-    assert databases.take_back(trial) == [str(path)]
+    assert len(databases.take_back(trial)) == 1
     assert rows(path) == ["a"]
-    assert path.with_name("ark.db.migrated").read_bytes().startswith(b"no database")
+    assert migrated(path).read_bytes().startswith(b"no database")
 
 
 def test_half_a_copy_is_not_left(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

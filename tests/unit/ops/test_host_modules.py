@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible_collections.memoryark.ops.plugins.module_utils import nftables, sockets
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.registry import check_image, manifest_url
+from ansible_collections.memoryark.ops.plugins.module_utils.release import Release, Unit
 from ansible_collections.memoryark.ops.plugins.modules import files, host_check, networks, volumes
 
 
@@ -434,3 +436,53 @@ def test_a_registry_that_is_gone() -> None:
 )
 def test_manifest_addresses(reference: str, url: str) -> None:
     assert manifest_url(reference, ["r.test:5000"]) == url
+
+
+@pytest.mark.parametrize(
+    ("apart", "free", "problems"),
+    [
+        (False, {"srv": 500}, []),
+        (False, {"srv": 499}, ["disk under /srv/ark"]),
+        (True, {"srv": 500, "containers": 100}, []),
+        (True, {"srv": 500, "containers": 99}, ["disk under /var/lib/containers"]),
+        (True, {"srv": 0, "containers": 0}, ["disk under /srv/ark", "disk under /var/lib/containers"]),
+    ],
+)
+def test_there_is_room_where_the_data_is_and_where_the_images_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart: bool, free: dict[str, int], problems: list[str]
+) -> None:
+    """Of a database of 200 MiB a release makes two more."""
+    (tmp_path / "srv/ark/data").mkdir(parents=True)
+    os.truncate(os.open(tmp_path / "srv/ark/data/a.db", os.O_CREAT | os.O_WRONLY), 200 * 2**20)
+    (tmp_path / "var/lib").mkdir(parents=True)
+    containers = tmp_path / "var/lib/containers"
+    containers.symlink_to("/dev/shm") if apart else containers.mkdir()
+    present = Release(units=(Unit("memoryark-a", "a", "", 0, "", "", databases=("/srv/ark/data/a.db",)),))
+    monkeypatch.setattr(host_check.Store, "known", lambda _store, _number: present)
+
+    def disk_usage(path: Path) -> Any:
+        name = "containers" if path == containers and apart else "srv"
+        return SimpleNamespace(free=free[name] * 2**20)
+
+    monkeypatch.setattr(host_check.shutil, "disk_usage", disk_usage)
+    host = Host(Recorder(), tmp_path)
+    found = host_check.disk_problems(host, "/srv/ark", 100 * 2**20)
+    assert [where for where, what in found if what] == problems
+
+
+@pytest.mark.parametrize(
+    ("zone", "there", "wrong"),
+    [
+        ("Asia/Taipei", True, False),
+        ("Asia/Taipie", True, True),
+        ("Asia", True, True),
+        ("Asia/Taipie", False, False),
+    ],
+)
+def test_a_time_zone_that_the_host_does_not_have(tmp_path: Path, zone: str, there: bool, wrong: bool) -> None:
+    """One that has no time zones at all gets them with the role base."""
+    if there:
+        (tmp_path / "usr/share/zoneinfo/Asia").mkdir(parents=True)
+        (tmp_path / "usr/share/zoneinfo/Asia/Taipei").touch()
+    found = host_check.zone_problem(Host(Recorder(), tmp_path), zone)
+    assert (f"there is no time zone '{zone}' on the host" in found) is wrong

@@ -283,6 +283,25 @@ def test_a_root_that_is_none_of_ours_is_not_touched(machine: Machine) -> None:
     assert {"/srv/config/file", "/srv/data/file", PHOTO} <= files(machine)
 
 
+def test_a_first_deployment_that_failed_leaves_nothing(tmp_path: Path) -> None:
+    """Its containers have their configuration from elsewhere, and no version was noted yet."""
+    machine = virgin(tmp_path)
+    before = state(machine)
+    wanted = release(b="b1")
+    wanted["quadlets"]["memoryark-b.container"] = (
+        wanted["quadlets"]["memoryark-b.container"].partition("ExecStartPre")[0]
+        + f"Volume={ROOT}/uploads:/uploads\nVolume=/run/memoryark/config/b:/etc/b:ro\n"
+    )
+    machine.broken.add("r.test/b1@sha256:0")
+    with pytest.raises(HostError, match="There was no release before it"):
+        deploy(machine.host(), wanted, check=False)
+    for name in ("tls/current/key.pem", "uploads/a.jpg"):
+        put(machine, f"{ROOT}/{name}")
+    result = take_away(machine.host(), params(delete_data=NAME), check=False)
+    assert result["left"] == []
+    assert state(machine)["files"] - before["files"] == {"/var/log/memoryark/releases.log"}
+
+
 def test_an_image_that_somebody_else_uses_stays_and_is_named(machine: Machine) -> None:
     machine.foreign.append({"Labels": {}, "Names": ["guest"], "ImageID": "id of r.test/a2@sha256:0"})
     result = take_away(machine.host(), params(), check=False)

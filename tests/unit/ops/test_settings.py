@@ -126,6 +126,41 @@ def test_the_clock(before: float, host: float, after: float, off: str | None) ->
         ({}, []),
         ({"memoryark_ssh_ports": [22, "2222"], "memoryark_ssh_sources": ["192.0.2.1", "2001:db8::/32"]}, []),
         ({"memoryark_firewall_openings": [{"port": 161, "protocol": "udp", "sources": ["192.0.2.1"]}]}, []),
+        ({"memoryark_registries": None}, []),
+        ({"memoryark_registries": [{"location": "registry.lan:5000", "insecure": True}]}, []),
+        ({"memoryark_registries": "registry.lan"}, ["memoryark_registries: has to be a list."]),
+        (
+            {
+                "memoryark_registries": [
+                    {"locaton": "r"},
+                    {"location": "r", "insecur": True, "insecure": "yes"},
+                ]
+            },
+            [
+                "memoryark_registries[0]: needs a location, such as {location: 'registry.lan:5000'}.",
+                "memoryark_registries[1]: there is no key insecur. Did you mean 'insecure'?",
+                "memoryark_registries[1].insecure: 'yes' is not true or false.",
+            ],
+        ),
+        (
+            {"memoryark_compose": "services:"},
+            ["memoryark_compose: has to be a mapping, with a key for each entry."],
+        ),
+        (
+            {"memoryark_secrets": "all of them"},
+            ["memoryark_secrets: has to be a mapping, with a key for each entry."],
+        ),
+        ({"memoryark_root": ""}, ["memoryark_root: is empty. Leave it out for /srv/memoryark."]),
+        ({"memoryark_root": None}, ["memoryark_root: is empty. Leave it out for /srv/memoryark."]),
+        ({"memoryark_root": "/srv/.."}, ["memoryark_root: '/srv/..' is not an absolute path."]),
+        ({"memoryark_root": "/srv/./ark"}, ["memoryark_root: '/srv/./ark' is not an absolute path."]),
+        ({"memoryark_root": "/srv/.ark..d"}, []),
+        ({"memoryark_certificate": ""}, ["memoryark_certificate: is empty. Leave it out for http-01."]),
+        (
+            {"memoryark_timezone": "../etc/passwd"},
+            ["memoryark_timezone: '../etc/passwd' is not the name of a time zone such as Asia/Taipei."],
+        ),
+        ({"memoryark_timezone": "America/Argentina/Buenos_Aires"}, []),
         ({"memoryark_ssh_ports": []}, ["memoryark_ssh_ports: is empty; nobody could come in."]),
         ({"memoryark_ssh_ports": 22}, ["memoryark_ssh_ports: has to be a list."]),
         (

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from ansible_collections.memoryark.ops.plugins.module_utils import databases, networks
 from ansible_collections.memoryark.ops.plugins.module_utils import rolling as rolling_module
-from ansible_collections.memoryark.ops.plugins.module_utils.host import HostError
+from ansible_collections.memoryark.ops.plugins.module_utils.host import UNIT_LABEL, HostError
+from ansible_collections.memoryark.ops.plugins.module_utils.images import TAGS
 from ansible_collections.memoryark.ops.plugins.module_utils.store import PRESENT_MANIFEST, Store
 from ansible_collections.memoryark.ops.plugins.modules.release import deploy
 from ansible_collections.memoryark.ops.plugins.modules.release_info import look
@@ -738,10 +739,20 @@ def test_a_release_from_before_there_was_a_firewall_leaves_it_as_it_is(tmp_path:
     assert deploy(machine.host(), earlier, check=False)["changed"] is False
 
 
-def test_a_stranger_on_a_network_is_noticed_before_anything_stops(machine: Machine) -> None:
-    machine.strangers = ["guest"]
+@pytest.mark.parametrize("labels", [{}, {UNIT_LABEL: "grafana.service"}], ids=["by hand", "by its own unit"])
+@pytest.mark.parametrize("how", ["deploy", "roll back"])
+def test_a_stranger_on_a_network_is_noticed_before_anything_stops(
+    machine: Machine, labels: dict[str, str], how: str
+) -> None:
+    if how == "roll back":
+        deploy(machine.host(), release(subnet="10.2.0.0/24", **OLD), check=False)
+    machine.starts.clear()
+    machine.strangers, machine.stranger_labels = ["guest"], labels
     with pytest.raises(HostError, match="containers that are not ours are on it: guest"):
-        deploy(machine.host(), release(subnet="10.2.0.0/24", **NEW), check=False)
+        if how == "roll back":
+            roll_back(machine.host(), back(), check=False)
+        else:
+            deploy(machine.host(), release(subnet="10.2.0.0/24", **NEW), check=False)
     assert machine.starts == {}
     assert versions(machine) == OLD
 
@@ -772,10 +783,77 @@ def test_a_release_that_fails_leaves_the_one_before(machine: Machine, how: str) 
 
 def test_a_failed_release_takes_its_migration_back_and_keeps_what_it_made(machine: Machine) -> None:
     machine.broken.add("r.test/d1@sha256:0")
-    with pytest.raises(HostError, match="Release 1 is back"):
+    with pytest.raises(HostError, match=r"a.db is again as it was(.|\n)*Release 1 is back") as failure:
         deploy(machine.host(), release(**NEW), check=False)
     assert machine.tables(DATABASE) == ["a1"]
-    assert machine.tables(f"{DATABASE}.migrated") == ["a1", "a2"]
+    (kept,) = migrated(machine)
+    assert machine.tables(kept) == ["a1", "a2"]
+    assert kept in str(failure.value)
+
+
+def migrated(machine: Machine) -> list[str]:
+    """Databases that were kept when earlier ones came back."""
+    folder = (machine.base / DATABASE.lstrip("/")).parent
+    return sorted(f"/{path.relative_to(machine.base)}" for path in folder.glob("*.migrated-*"))
+
+
+def test_nobody_starts_the_new_program_before_the_database_is_copied(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What needs the service may be started anew meanwhile, and systemd starts the service with it."""
+    copy = databases.copy
+
+    def slow(path: Path, target: Path) -> None:
+        machine.systemctl_start(["memoryark-a.service"])
+        assert versions(machine)["a"] == "a1"
+        copy(path, target)
+        raise PowerCutError
+
+    monkeypatch.setattr(databases, "copy", slow)
+    with pytest.raises(PowerCutError):
+        deploy(machine.host(), release(**NEW), check=False)
+    machine.cut_power()
+    assert (versions(machine), machine.tables(DATABASE)) == (OLD, ["a1"])
+
+
+def test_a_killed_run_leaves_no_way_to_the_new_program_without_a_copy(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_path: Path, _target: Path) -> None:
+        raise PowerCutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(databases, "copy", killed)
+        with pytest.raises(PowerCutError):
+            deploy(machine.host(), release(**NEW), check=False)
+    machine.systemctl_start(["memoryark-a.service"])
+    assert machine.tables(DATABASE) == ["a1"]
+    # The next run makes the copy before it starts the new program.
+    machine.broken.add("r.test/d1@sha256:0")
+    with pytest.raises(HostError, match="Release 1 is back and healthy"):
+        deploy(machine.host(), release(**NEW), check=False)
+    assert (versions(machine), machine.tables(DATABASE)) == (OLD, ["a1"])
+
+
+def test_the_next_run_tells_what_a_boot_has_brought_back(machine: Machine) -> None:
+    killed_after_migration(machine)
+    machine.cut_power()
+    told = deploy(machine.host(), release(**OLD), check=True)["warnings"]
+    (kept,) = migrated(machine)
+    assert len(told) == 1
+    assert f"at a boot: {machine.base}{DATABASE} is again as it was before the release" in told[0]
+    assert told[0].endswith(kept)
+    assert deploy(machine.host(), release(**OLD), check=False)["warnings"] == told
+    assert deploy(machine.host(), release(**OLD), check=False)["warnings"] == []
+
+
+def test_a_rollback_leaves_the_copy_from_before_the_release_that_comes_back(machine: Machine) -> None:
+    deploy(machine.host(), release(**NEW), check=False)
+    deploy(machine.host(), release(**(NEW | {"a": "a3"})), check=False)
+    roll_back(machine.host(), back(), check=False)
+    assert versions(machine) == NEW
+    assert machine.tables(f"{ROOT}/backups/releases/2/data/a.db") == ["a1"]
+    assert machine.tables(f"{ROOT}/backups/releases/3/data/a.db") == ["a1", "a2"]
 
 
 def test_a_release_that_holds_keeps_its_migration(machine: Machine) -> None:
@@ -792,7 +870,7 @@ def test_an_older_program_goes_back_only_with_its_own_database(machine: Machine)
         roll_back(machine.host(), back(), check=False)
     assert versions(machine) == NEW
     assert machine.tables(DATABASE) == ["a1", "a2"]
-    assert not (machine.base / f"{DATABASE}.migrated".lstrip("/")).exists()
+    assert migrated(machine) == []
     # By the runbook: the copy from before the release comes back while nothing has it open.
     machine.broken.clear()
     machine.systemctl_stop(["memoryark-a.service"])
@@ -822,7 +900,7 @@ def test_a_full_disk_in_the_middle_is_a_failure_like_any_other(
         begin(self, unit, text)
 
     monkeypatch.setattr(Machine, "begin", full)
-    with pytest.raises(HostError, match=r"No space left on device\n.*Release 1 is back"):
+    with pytest.raises(HostError, match=r"No space left on device\n(.*\n)*Release 1 is back"):
         deploy(machine.host(), release(**NEW), check=False)
     assert versions(machine) == OLD
 
@@ -847,6 +925,34 @@ def test_a_failed_release_names_the_log(machine: Machine) -> None:
     machine.broken.add("r.test/d1@sha256:0")
     with pytest.raises(HostError, match=r"the last 30 lines of memoryark-d\.service"):
         deploy(machine.host(), release(**NEW), check=False)
+
+
+@pytest.mark.parametrize(
+    ("note", "said"),
+    [
+        (
+            {"Log": [{"ExitCode": 0, "Output": ""}, {"ExitCode": 1, "Output": "no queue\n"}]},
+            "exit code 1 ---\nno queue",
+        ),
+        ({"Log": [{"ExitCode": -1, "Output": ""}]}, "exit code -1 ---\nit said nothing"),
+        ({"Log": []}, ""),
+        (None, ""),
+    ],
+)
+def test_a_failed_release_tells_what_the_health_check_said(
+    machine: Machine, note: dict[str, Any] | None, said: str
+) -> None:
+    def check(words: list[str]) -> None:
+        if words == ["systemctl", "restart", "memoryark-d.service"]:
+            machine.host().write("/run/memoryark/health/memoryark-d/1-healthcheck.log", json.dumps(note))
+
+    machine.watch = check
+    machine.broken.add("r.test/d1@sha256:0")
+    with pytest.raises(HostError) as failure:
+        deploy(machine.host(), release(**NEW), check=False)
+    title = "\n--- last health check of memoryark-d, "
+    assert str(failure.value).count(title) == bool(said)
+    assert f"lines of memoryark-d.service{title if said else ''}{said}\n" in str(failure.value)
 
 
 def test_a_first_release_that_fails_leaves_nothing_running(tmp_path: Path) -> None:
@@ -923,7 +1029,7 @@ def test_copies_from_before_the_last_two_migrations_stay(machine: Machine) -> No
 
 
 def test_copies_that_a_trial_names_stay(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_path: Path, _saved: Path) -> bool:
+    def full(_path: Path, _saved: Path) -> str:
         raise OSError(28, "No space left on device")
 
     machine.broken.add("r.test/d1@sha256:0")
@@ -973,7 +1079,50 @@ def test_a_power_cut_right_after_a_release_that_went_on_does_not_take_its_migrat
             deploy(machine.host(), CHANGED, check=False)
     assert look(machine.host(), ROOT)["current"] == 3
     machine.cut_power()
-    assert not (machine.base / f"{DATABASE.lstrip('/')}.migrated").exists()
+    assert migrated(machine) == []
+
+
+def test_back_is_what_ran_before_and_not_what_was_left(machine: Machine) -> None:
+    """1 is good, 2 is healthy and bad, 3 is made while 1 runs: from 3 it goes back to 1."""
+    deploy(machine.host(), release(**NEW), check=False)
+    roll_back(machine.host(), back(), check=False)
+    deploy(machine.host(), release(**(OLD | {"c": "c3"})), check=False)
+    assert roll_back(machine.host(), back(), check=False)["to"] == 1
+    # And further back there is nothing.
+    with pytest.raises(HostError, match="there is no release before 1; kept are: 1, 2, 3"):
+        roll_back(machine.host(), back(), check=False)
+
+
+def test_what_ran_before_is_kept_however_old_it_is(machine: Machine) -> None:
+    for number in range(2, 7):
+        deploy(machine.host(), release(**(OLD | {"c": f"c{number}"})), check=False)
+    roll_back(machine.host(), back(2), check=False)
+    deploy(machine.host(), release(**NEW), check=False)
+    kept = sorted(path.name for path in (machine.base / "etc/memoryark/releases").iterdir())
+    assert kept == ["2", "3", "4", "5", "6", "7"]
+    assert roll_back(machine.host(), back(), check=False)["to"] == 2
+
+
+def test_images_that_were_fetched_for_nothing_go(machine: Machine) -> None:
+    with pytest.raises(HostError, match="manifest unknown"):
+        deploy(machine.host(), release(**OLD, d="d7", e="missing"), check=False)
+    assert "r.test/d7@sha256:0" in machine.images
+    deploy(machine.host(), release(**(OLD | {"c": "c2"})), check=False)
+    assert "r.test/d7@sha256:0" not in machine.images
+
+
+def test_a_file_that_somebody_has_made_no_text_is_put_right(machine: Machine) -> None:
+    file = next((machine.base / "srv/ark/config/a").rglob("a.conf"))
+    file.write_bytes("教會".encode("big5"))
+    assert deploy(machine.host(), release(**OLD), check=False)["plan"]["write"] == ["config/a/a.conf"]
+    assert file.read_text() == "image a1\n"
+
+
+def test_a_project_that_was_overtaken_by_a_newer_one_changes_nothing(machine: Machine) -> None:
+    deploy(machine.host(), {**release(**OLD), "version": 3}, check=False)
+    with pytest.raises(HostError, match="by version 3 of this project meanwhile, and this is 2; bring it up"):
+        deploy(machine.host(), release(**NEW), check=False)
+    assert versions(machine) == OLD
 
 
 @pytest.mark.parametrize("to", [None, 1])
@@ -1147,6 +1296,68 @@ def test_every_change_is_one_line_of_the_log_and_no_secret(machine: Machine) -> 
     assert "hush-hush" not in text
 
 
+def logged(machine: Machine) -> list[dict[str, Any]]:
+    """The lines of the audit log."""
+    text = (machine.base / "var/log/memoryark/releases.log").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("step", "to"),
+    [("systemctl restart memoryark-a.service", 1), ("systemctl start memoryark.target", 2)],
+    ids=["before the commit", "after it"],
+)
+def test_a_run_that_was_cut_off_has_its_line_as_well(machine: Machine, step: str, to: int) -> None:
+    """Also where the next run finds nothing to do."""
+
+    def kill(words: list[str]) -> None:
+        if " ".join(words) == step:
+            machine.power = 0
+
+    machine.watch = kill
+    with pytest.raises(PowerCutError):
+        deploy(machine.host(), release(**NEW), check=False)
+    machine.watch, machine.power = lambda _words: None, -1
+    machine.cut_power()
+    assert len(logged(machine)) == 1
+    again = release(**(NEW if to == 2 else OLD))
+    deploy(machine.host(), again, check=True)
+    assert len(logged(machine)) == 1
+    assert deploy(machine.host(), again, check=False)["changed"] is False
+    line = logged(machine)[-1]
+    assert (line["action"], line["from"], line["to"]) == ("deploy", 1, to)
+    assert line["error"] == "it was killed, or the power went, before its end"
+    deploy(machine.host(), again, check=False)
+    assert len(logged(machine)) == 2
+
+
+def test_a_log_that_cannot_be_written_is_told(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(machine.host()), "append", full)
+    warnings = deploy(machine.host(), release(**NEW), check=False)["warnings"]
+    assert warnings == [
+        "/var/log/memoryark/releases.log cannot be written: [Errno 28] No space left on device"
+    ]
+
+
+def test_what_a_release_was_made_with_is_noted_before_it_is_the_present_one(machine: Machine) -> None:
+    """Or a power cut right after would let the next run look tags up anew."""
+
+    def kill(words: list[str]) -> None:
+        if words == ["systemctl", "start", "memoryark.target"]:
+            machine.power = 0
+
+    machine.watch = kill
+    tags = {"r.test/a:1": f"sha256:{0:064}"}
+    with pytest.raises(PowerCutError):
+        deploy(machine.host(), {**release(**NEW), "version": 3, "tags": tags}, check=False)
+    machine.power = -1
+    assert Store(machine.host(), ROOT).version() == 3
+    assert json.loads(machine.host().read(TAGS) or "") == tags
+
+
 def operations(tmp_path: Path) -> int:
     """How many commands and changes of files the second release takes."""
     machine = Machine(tmp_path)
@@ -1237,7 +1448,7 @@ def test_a_third_release_after_an_interruption_does_not_keep_the_migration_of_th
 def test_a_database_that_cannot_come_back_does_not_keep_the_rest_away(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_path: Path, _saved: Path) -> bool:
+    def full(_path: Path, _saved: Path) -> str:
         raise OSError(28, "No space left on device")
 
     machine.broken.add("r.test/d1@sha256:0")

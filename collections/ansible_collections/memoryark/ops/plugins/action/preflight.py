@@ -46,6 +46,7 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.settings import (
     check_secrets,
     check_settings,
     unknown_settings,
+    usable,
     variables,
 )
 
@@ -78,6 +79,7 @@ class ActionModule(ActionBase):
         _validated, args = self.validate_argument_spec({"stack": path, "breaking_changes": path})
         settings, problems = self._settings(task_vars)
         problems += unknown_settings(set(task_vars) - NOT_SETTINGS) + check_settings(settings)
+        settings = usable(settings)
         stack = Path(args["stack"])
         catalogue, release = None, {}
         try:
@@ -152,6 +154,7 @@ class ActionModule(ActionBase):
         arguments: dict[str, Any] = {
             "root": settings["memoryark_root"],
             "disk_needed": disk,
+            "timezone": settings["memoryark_timezone"],
             "insecure_registries": [
                 entry["location"] for entry in settings["memoryark_registries"] if entry.get("insecure")
             ],

@@ -17,8 +17,11 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
 
+CUT_OFF = "it was killed, or the power went, before its end"
 LOCK = "/run/lock/memoryark-release"
 LOG = "/var/log/memoryark/releases.log"
+# The line of the run that is at work; one that is there later was cut off.
+BEGUN = "/var/log/memoryark/begun.json"
 
 
 @contextmanager
@@ -44,36 +47,63 @@ def run_alone(module: AnsibleModule, work: Callable[[Host, dict[str, Any], bool]
 
 
 @contextmanager
-def audited(host: Host, action: str, params: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[None]:
+def audited(host: Host, action: str, params: Mapping[str, Any], result: dict[str, Any]) -> Iterator[None]:
     """Append one JSON line about what is done within to the audit log, also when it fails.
 
     ``params`` tell who (``by``) and what (``commit``); ``result`` has the ``plan`` and the number of the
-    ``release``, before and, at the end, after.
+    ``release``, before and, at the end, after. A run that cannot write its line itself, because it was killed
+    or the power went, has it written by the next.
     """
     begun, before = time.monotonic(), result["release"]
 
-    def note(error: str) -> None:
-        line = {
-            "time": now(),
-            "action": action,
-            "by": params["by"],
-            "commit": params["commit"],
-            "from": before,
-            "to": result["release"],
-            "changes": {word: names for word, names in result["plan"].items() if names},
-            "seconds": round(time.monotonic() - begun, 1),
-            "error": error,
-        }
-        # A log that cannot be written must not hide what happened from the operator.
-        with suppress(OSError):
-            host.append(LOG, json.dumps(line, sort_keys=True) + "\n")
+    def line(error: str) -> str:
+        return as_line(
+            {
+                "time": now(),
+                "action": action,
+                "by": params["by"],
+                "commit": params["commit"],
+                "from": before,
+                "to": result["release"],
+                "changes": {word: names for word, names in result["plan"].items() if names},
+                "seconds": round(time.monotonic() - begun, 1),
+                "error": error,
+            }
+        )
 
+    def note(error: str) -> None:
+        # A log that cannot be written must not hide what happened from the operator.
+        try:
+            host.append(LOG, line(error))
+            host.delete(BEGUN)
+        except OSError as problem:
+            result.setdefault("warnings", []).append(f"{LOG} cannot be written: {problem}")
+
+    note_cut_off(host, before)
+    # What is brought back in an emergency needs no room for a log.
+    with suppress(OSError):
+        host.write(BEGUN, line(CUT_OFF), mode=0o640)
     try:
         yield
     except (HostError, OSError) as failure:
         note(str(failure).partition("\n")[0])
         raise
     note("")
+
+
+def note_cut_off(host: Host, current: int | None) -> None:
+    """Append the line of a run that was killed, or lost its power, and could not do so itself."""
+    text = host.read(BEGUN)
+    if text is None:
+        return
+    with suppress(ValueError):
+        host.append(LOG, as_line({**json.loads(text), "to": current}))
+    host.delete(BEGUN)
+
+
+def as_line(entry: Mapping[str, Any]) -> str:
+    """Return an entry of the audit log as it stands there."""
+    return json.dumps(entry, sort_keys=True) + "\n"
 
 
 def origin(params: Mapping[str, Any]) -> dict[str, str]:

@@ -18,9 +18,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 TRIAL = "/var/lib/memoryark/trial.json"
+# What a boot has brought back, for the next run to tell: a line for each database.
+RECOVERED = "/var/lib/memoryark/recovered"
 # Where this file is on a host, and the unit that runs it at boot.
 PROGRAM = "/usr/lib/memoryark/databases.py"
 UNIT = "memoryark-recovery.service"
@@ -63,13 +66,13 @@ def copy(path: Path, target: Path) -> None:
     _sync(target.parent)
 
 
-def restore(path: Path, saved: Path) -> bool:
-    """Bring ``saved`` back if the schema of ``path`` is another; return whether it was.
+def restore(path: Path, saved: Path) -> str:
+    """Bring ``saved`` back if the schema of ``path`` is another; return what was done, nothing if it was not.
 
-    The database that was there is kept beside it as ``….migrated``. Nobody may have it open.
+    The database that was there is kept beside it as ``….migrated-TIME``. Nobody may have it open.
     """
     if path.exists() and not differs(path, saved):
-        return False
+        return ""
     fresh = path.with_name(f".{path.name}.restored")
     shutil.copyfile(saved, fresh)
     if path.exists():
@@ -77,14 +80,17 @@ def restore(path: Path, saved: Path) -> bool:
         os.chown(fresh, status.st_uid, status.st_gid)
         fresh.chmod(status.st_mode & 0o7777)
     _sync(fresh)
+    done = f"{path} is again as it was before the release"
     if path.exists():
-        path.replace(path.with_name(f"{path.name}.migrated"))
+        kept = path.with_name(f"{path.name}.migrated-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
+        path.replace(kept)
+        done += f"; what that had made of it is {kept}"
     fresh.replace(path)
     # They belong to the database that was replaced.
     for suffix in _SIDE_FILES:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     _sync(path.parent)
-    return True
+    return done
 
 
 def differs(path: Path, saved: Path) -> bool:
@@ -133,10 +139,10 @@ def before_migrations(folders: Sequence[Path], live: Path) -> list[Path]:
 
 
 def take_back(trial: Path) -> list[str]:
-    """Bring every noted database back that needs it and forget the trial; return the paths of those."""
-    restored = [path for path, saved in journal(trial).copies.items() if restore(Path(path), Path(saved))]
+    """Bring every noted database back that needs it and forget the trial; return what was done to each."""
+    done = [restore(Path(path), Path(saved)) for path, saved in journal(trial).copies.items()]
     end(trial)
-    return restored
+    return [line for line in done if line]
 
 
 def end(trial: Path) -> None:
@@ -181,15 +187,25 @@ def settle(trial: Path, current: int | None) -> None:
 
 
 def recover(trial: Path, current: Path) -> list[str]:
-    """Bring back what a release migrated that did not come to its end; return the paths of those."""
+    """Bring back what a release migrated that did not come to its end; return what was done."""
     settle(trial, int(current.readlink().name) if current.is_symlink() else None)
     return take_back(trial)
 
 
+def at_boot(trial: Path, current: Path, recovered: Path) -> list[str]:
+    """As ``recover``; note in the file ``recovered`` what was done, for the next run."""
+    done = recover(trial, current)
+    for line in done:
+        with recovered.open("a", encoding="utf-8") as note:
+            note.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}, at a boot: {line}\n")
+        _sync(recovered)
+    return done
+
+
 def main() -> None:
     """Run at boot, before the earlier release starts."""
-    for path in recover(Path(TRIAL), Path(CURRENT)):
-        sys.stdout.write(f"{path} is as it was before the release that did not come to its end\n")
+    for line in at_boot(Path(TRIAL), Path(CURRENT), Path(RECOVERED)):
+        sys.stdout.write(f"{line}\n")
 
 
 if __name__ == "__main__":

@@ -54,9 +54,9 @@ class Host:
         self._runner(list(argv))
 
     def read(self, name: str) -> str | None:
-        """Return a file's text, None if there is none."""
+        """Return a file's text, None if there is none. What is no text is not what we wrote."""
         try:
-            return self.path(name).read_text(encoding="utf-8")
+            return self.path(name).read_text(encoding="utf-8", errors="replace")
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -95,7 +95,9 @@ class Host:
         """Return the texts of all files below a directory by their paths in it."""
         top = self.path(name)
         files = (path for path in sorted(top.rglob("*")) if path.is_file())
-        return {str(path.relative_to(top)): path.read_text(encoding="utf-8") for path in files}
+        return {
+            str(path.relative_to(top)): path.read_text(encoding="utf-8", errors="replace") for path in files
+        }
 
     def read_link(self, name: str) -> str | None:
         """Return where a symbolic link points, None if there is none."""

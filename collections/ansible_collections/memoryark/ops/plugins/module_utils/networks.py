@@ -126,14 +126,19 @@ def colliding(networks: Mapping[str, Settings], others: Collection[Settings]) ->
 
 
 def check_strangers(host: Host, names: Iterable[str]) -> None:
-    """Raise HostError if containers that are no unit's are on one of the networks."""
+    """Raise HostError if containers of others are on one of the networks."""
     for name in names:
-        others = sorted(container["Names"][0] for container in on(host, name) if not unit_of(container))
+        others = sorted(strangers(on(host, name)))
         if others:
             raise HostError(
                 f"network {name} must be made anew, but containers that are not ours are on it: "
                 f"{', '.join(others)}; remove them first"
             )
+
+
+def strangers(containers: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the names of those containers, as ``podman ps`` shows them, that no unit of ours runs."""
+    return [one["Names"][0] for one in containers if not unit_of(one).startswith(PREFIX)]
 
 
 def units_on(host: Host, name: str) -> list[str]:
@@ -224,7 +229,7 @@ def restore(host: Host, manifest: str) -> list[str]:
 def clear(host: Host, name: str) -> None:
     """Remove a network and what a power cut left of our containers on it; raises HostError if one runs."""
     containers = on(host, name)
-    others = [one["Names"][0] for one in containers if not unit_of(one).startswith(PREFIX)]
+    others = strangers(containers)
     if others:
         raise HostError(f"network {name} stays: containers that are not ours are on it: {', '.join(others)}")
     if containers:

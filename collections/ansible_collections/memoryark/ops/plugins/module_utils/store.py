@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ansible_collections.memoryark.ops.plugins.module_utils import databases, networks, nftables
 from ansible_collections.memoryark.ops.plugins.module_utils.databases import CURRENT
@@ -166,7 +167,7 @@ class Store:
         """Write a release beside the others, where nothing reads it yet; return its number."""
         number = self.current()
         if number is None or self.known(number) != release:
-            number = max([0, *self.numbers(), *self._saved()]) + 1
+            number = self._fresh()
         self.put(number, release)
         self._host.write(f"{RELEASES}/{number}/{MANIFEST}", release.to_json())
         return number
@@ -178,17 +179,34 @@ class Store:
                 if self._host.read(path) != text:
                     self._host.write(path, text)
 
-    def origin(self, number: int) -> dict[str, str]:
+    def _fresh(self) -> int:
+        """Return a number above those of all releases and copies."""
+        return max([0, *self.numbers(), *self._saved()]) + 1
+
+    def origin(self, number: int) -> dict[str, Any]:
         """Return who made a release of what, and when; empty for one that was never proven."""
-        found: dict[str, str] = {}
+        found: dict[str, Any] = {}
         with suppress(ValueError):
             found = json.loads(self._host.read(f"{RELEASES}/{number}/{PROVEN}") or "{}")
         return found
 
-    def commit(self, number: int, release: Release, origin: Mapping[str, str]) -> None:
+    def before(self, number: int | None) -> int | None:
+        """Return the release that ran when a proven one was made, None if there is none that is whole.
+
+        That is not always the one with the next lower number, which may have been the reason to go back.
+        """
+        if number is None:
+            return None
+        proven = self.proven()
+        noted = self.origin(number).get("before")
+        earlier = [other for other in proven if other < number]
+        return noted if noted in proven and noted != number else next(reversed(earlier), None)
+
+    def commit(self, number: int, release: Release, origin: Mapping[str, Any]) -> None:
         """Make it the release that the host boots."""
         if not self.origin(number):
-            self._host.write(f"{RELEASES}/{number}/{PROVEN}", json.dumps(origin, sort_keys=True) + "\n")
+            noted = {**origin, "before": self.current()}
+            self._host.write(f"{RELEASES}/{number}/{PROVEN}", json.dumps(noted, sort_keys=True) + "\n")
         self._host.link(CURRENT, f"releases/{number}")
         for name, target in links(release).items():
             self._host.link(name, target)
@@ -217,9 +235,16 @@ class Store:
             )
         return int(text)
 
-    def backup(self, number: int, path: str) -> str:
-        """Return where a release keeps the copy of the file ``path`` below the root."""
-        return f"{self._backups}/{number}/{PurePosixPath(path).relative_to(self._root)}"
+    def backups(self, number: int) -> str:
+        """Return where copies of databases go before ``number`` becomes the present release.
+
+        One that was proven before keeps the copies from before its own first start.
+        """
+        return f"{self._backups}/{self._fresh() if self.origin(number) else number}"
+
+    def backup(self, folder: str, path: str) -> str:
+        """Return where in ``folder`` the copy of the file ``path`` below the root is."""
+        return f"{folder}/{PurePosixPath(path).relative_to(self._root)}"
 
     def _saved(self) -> list[int]:
         """Return the numbers of releases that have copies; those of an earlier installation count as well."""
@@ -249,9 +274,10 @@ class Store:
         return frozenset(name for name, target in wanted.items() if self._host.read_link(name) != target)
 
     def kept(self) -> list[int]:
-        """Return the numbers of the present release and of the last proven ones."""
+        """Return the numbers of the present release, the one before it, and the last proven ones."""
         current = self.current()
-        return sorted({*self.proven()[-KEPT:], *([] if current is None else [current])})
+        always = (current, self.before(current))
+        return sorted({*self.proven()[-KEPT:], *(number for number in always if number is not None)})
 
     def prune(self) -> None:
         """Delete all other releases, and configuration and copies of databases that none of those needs."""

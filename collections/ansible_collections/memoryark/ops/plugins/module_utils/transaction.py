@@ -13,7 +13,7 @@ import inspect
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -99,7 +99,7 @@ def survey(host: Host, store: Store, wanted: Release) -> tuple[Plan, dict[str, A
         "downtime": downtimes(wanted, plan),
         "diff": differences(wanted, found.release, plan),
         "release": store.current(),
-        "warnings": store.damage(),
+        "warnings": [*store.damage(), *(host.read(databases.RECOVERED) or "").splitlines()],
     }
 
 
@@ -116,40 +116,68 @@ def prepare(
 
     ``values`` are secrets by the names of their versions, ``sources`` are of images. Raises HostError.
     """
-    obstacles = networks.in_the_way(host, wanted.networks, plan.networks)
-    networks.check_strangers(host, [*plan.networks, *obstacles])
+    check_strangers(host, wanted, plan)
+    # First: images that were fetched for a release which never came about are known by it, and go with it.
+    number = store.stage(wanted)
     images.fetch(host, plan.images, sources)
     for name in plan.secrets:
         host.run(["podman", "secret", "create", name, "-"], data=values[name])
-    number = store.stage(wanted)
     # Podman leaves it to the kernel when layers and secrets reach the disk; a release must not come before.
     os.sync()
     return number
 
 
+def check_strangers(host: Host, wanted: Release, plan: Plan) -> None:
+    """Raise HostError if containers of others are on networks that must be made anew."""
+    networks.check_strangers(
+        host, [*plan.networks, *networks.in_the_way(host, wanted.networks, plan.networks)]
+    )
+
+
 def switch(
-    host: Host, store: Store, number: int, wanted: Release, plan: Plan, *, origin: Mapping[str, str]
+    host: Host,
+    store: Store,
+    number: int,
+    wanted: Release,
+    plan: Plan,
+    *,
+    origin: Mapping[str, str],
+    notes: Mapping[str, str] | None = None,
 ) -> None:
     """Carry out ``plan`` and make the kept release ``number`` the one that the host boots.
 
-    ``origin`` says who made it of what, and when; a release that was proven before keeps its own.
+    ``origin`` says who made it of what, and when; a release that was proven before keeps its own. ``notes``
+    are files, texts by path, that are true as soon as it is the release of the host.
 
     Raises HostError, with the release before it back in place, when anything fails.
     """
     databases.settle(host.path(databases.TRIAL), store.current())
+    journal = databases.journal(host.path(databases.TRIAL))
     store.check_links(wanted)
-    services = generate(host, store.directory(number), wanted)
+    units = generate(host, store.directory(number), wanted) | dict(wanted.systemd)
     check_configs(host, wanted, plan)
     for path in sorted(wrong_programs(host, wanted)):
         host.write(path, programs(wanted)[path])
     try:
-        begin_trial(host, services | dict(wanted.systemd))
-        if is_other_migration(host, store, number, wanted) and take_back(host, wanted):
+        other = is_other_migration(host, store, number, wanted)
+        late = late_units(host, store, wanted, {} if other else journal.copies)
+        begin_trial(host, {name: text for name, text in units.items() if name not in late})
+        if other and take_back(host, wanted) is not None:
             plan = make_plan(wanted, observe(host, store, wanted))
-        started = perform(host, store, number, wanted, plan, to_the_end=store.current() == number)
+        started = perform(
+            host,
+            store,
+            number,
+            wanted,
+            plan,
+            late={name: units[name] for name in late},
+            to_the_end=store.current() == number,
+        )
         watch(host, started, monitor_seconds(wanted, started))
         databases.hand_over(host.path(databases.TRIAL), number)
         set_openings(host, wanted, plan)
+        for path, text in (notes or {}).items():
+            host.write(path, text)
         store.commit(number, wanted, origin)
     except (Exception, SystemExit) as error:
         # Whatever it was, a bug in here included: the host must not be left in between.
@@ -201,9 +229,7 @@ def begin_trial(host: Host, units: Mapping[str, str]) -> None:
     """Let systemd use these units until the next boot, instead of those of the release that it boots."""
     for name in set(trial_files(host)) - set(units):
         host.delete(f"{TRIAL}/{name}")
-    for name, text in units.items():
-        host.write(f"{TRIAL}/{name}", text)
-    host.run(["systemctl", "daemon-reload"])
+    add_to_trial(host, units)
 
 
 def end_trial(host: Host, tried: Release) -> None:
@@ -249,8 +275,9 @@ def save_databases(
     if number is None or present == number:
         return
     migrating = wanted.migrating(store.known(present))
+    folder = store.backups(number)
     copies = {
-        str(host.path(path)): str(host.path(store.backup(number, path)))
+        str(host.path(path)): str(host.path(store.backup(folder, path)))
         for name in level
         for path in migrating.get(name, ())
         if host.path(path).exists()
@@ -271,16 +298,18 @@ def is_other_migration(host: Host, store: Store, number: int, wanted: Release) -
     return store.current() == number or bool(wanted.migrating(store.known(tried)))
 
 
-def take_back(host: Host, *releases: Release) -> bool:
-    """Bring back what an interrupted or failed release made of databases; return whether there was one."""
+def take_back(host: Host, *releases: Release) -> list[str] | None:
+    """Bring back what an interrupted or failed release made of databases; return what was done.
+
+    That may be nothing, with the services stopped all the same; None if there was no such release.
+    """
     journal = host.path(databases.TRIAL)
     if not databases.journal(journal).copies:
-        return False
+        return None
     stop_trying(host, {unit.name for release in releases for unit in release.units})
     stop_units(host, {unit.name for release in releases for unit in release.units if unit.databases})
     with told_to_the_operator("a database cannot be brought back"):
-        databases.take_back(journal)
-    return True
+        return databases.take_back(journal)
 
 
 @contextmanager
@@ -292,12 +321,42 @@ def told_to_the_operator(what: str) -> Iterator[None]:
         raise HostError(f"{what}: {error}") from error
 
 
+def late_units(host: Host, store: Store, wanted: Release, copied: Collection[str]) -> frozenset[str]:
+    """Return the services of ``wanted`` that may migrate databases which are not ``copied`` yet.
+
+    Until the copy is made nobody may start them, and systemd starts what something else wants, or what
+    crashed, whenever that is.
+    """
+    migrating = wanted.migrating(store.known(store.current()))
+    return frozenset(
+        f"{name}.service"
+        for name, paths in migrating.items()
+        if not {str(host.path(path)) for path in paths} <= {*copied}
+    )
+
+
+def add_to_trial(host: Host, units: Mapping[str, str]) -> None:
+    """Let systemd use these units as well."""
+    for name, text in units.items():
+        host.write(f"{TRIAL}/{name}", text)
+    if units:
+        host.run(["systemctl", "daemon-reload"])
+
+
 def perform(
-    host: Host, store: Store, number: int | None, release: Release, plan: Plan, *, to_the_end: bool = False
+    host: Host,
+    store: Store,
+    number: int | None,
+    release: Release,
+    plan: Plan,
+    *,
+    late: Mapping[str, str] | None = None,
+    to_the_end: bool = False,
 ) -> States:
     """Stop what leaves, then start level by level, each until all are healthy or one failed.
 
-    ``to_the_end`` goes on with the next level after a failure, which is raised at the end. Return the states
+    ``late`` are units that join the trial when the databases of their level have been copied. ``to_the_end``
+    goes on with the next level after a failure, which is raised at the end. Return the states
     of the units as they were when they had become healthy.
     """
     stop(host, plan.remove)
@@ -312,11 +371,14 @@ def perform(
         host.try_run(["systemctl", "reset-failed", *as_services(plan.touched | surges)])
     started: States = {}
     errors = []
+    late = dict(late or {})
     for level in plan.levels:
         try:
             for name in level:
                 store.put_live(release, name)
             save_databases(host, store, number, release, level)
+            due = {name: late.pop(name) for name in as_services(level) if name in late}
+            add_to_trial(host, due)
             for word, units in plan.jobs(level).items():
                 bring_up(host, word, units)
             rolling.roll(host, release, [name for name in level if name in plan.roll])
@@ -330,6 +392,8 @@ def perform(
             started |= host.unit_states(level, *WATCHED)
     if errors:
         raise HostError("\n".join(errors))
+    # What runs already as it should be is in no level.
+    add_to_trial(host, late)
     rolling.retire(host, release, plan.retire)
     return started
 
@@ -371,7 +435,7 @@ def roll_back(host: Host, store: Store, tried: int, failed: Release) -> str:
         if number is not None:
             store.put(number, previous)
         stop(host, intruders(failed, previous))
-        problem = try_to_take_back(host, previous, failed)
+        done, problem = try_to_take_back(host, previous, failed)
         end_trial(host, failed)
         plan = make_plan(previous, replace(observe(host, store, previous), failed=failed))
         if problem:
@@ -385,21 +449,23 @@ def roll_back(host: Host, store: Store, tried: int, failed: Release) -> str:
     if problem:
         return f"Release {number} is back but for the services with databases: {problem}"
     if number is None:
-        return "There was no release before it; its containers were stopped."
-    return f"Release {number} is back and healthy."
+        return "\n".join([*done, "There was no release before it; its containers were stopped."])
+    return "\n".join([*done, f"Release {number} is back and healthy."])
 
 
 def start_unknown(host: Host, failed: Release) -> str:
     """Start what the host boots, of which nothing but its units is known; return what became of it."""
     try:
         stop_units(host, {unit.name for unit in failed.units})
-        problem = try_to_take_back(host, failed)
+        done, problem = try_to_take_back(host, failed)
         end_trial(host, failed)
         if not problem:
             host.run(["systemctl", "start", TARGET])
     except (Exception, SystemExit) as error:
-        problem = str(error)
-    return f"What ran before could not be started: {problem}" if problem else "It was started as a boot does."
+        done, problem = [], str(error)
+    if problem:
+        return f"What ran before could not be started: {problem}"
+    return "\n".join([*done, "It was started as a boot does."])
 
 
 def intruders(failed: Release, previous: Release) -> set[str]:
@@ -411,13 +477,12 @@ def intruders(failed: Release, previous: Release) -> set[str]:
     }
 
 
-def try_to_take_back(host: Host, *releases: Release) -> str:
-    """As ``take_back``; return why it did not work, nothing if it did."""
+def try_to_take_back(host: Host, *releases: Release) -> tuple[list[str], str]:
+    """As ``take_back``; return what was done, and why it did not work, nothing if it did."""
     try:
-        take_back(host, *releases)
+        return take_back(host, *releases) or [], ""
     except HostError as error:
-        return str(error)
-    return ""
+        return [], str(error)
 
 
 def tidy(host: Host, store: Store) -> None:

@@ -75,8 +75,9 @@ class Found:
     ``tried`` the units in them. ``containers`` are as ``podman ps`` shows them, networks and volumes by name
     with their labels, ``users`` the names of containers by volume, ``images`` the ids by reference. ``links``
     are targets by path in the directories that a boot reads, ``paths`` those of the project's files and
-    directories that are there, ``entries`` the names in the root. ``keep_root`` tells that the root cannot be
-    deleted: it is not there, or a file system of its own.
+    directories that are there, ``entries`` the names in the root. ``configured`` tells that a release has its
+    configuration in there, ``keep_root`` that the root cannot be deleted: it is not there, or it is a file
+    system of its own.
     """
 
     releases: tuple[Release, ...] = ()
@@ -91,6 +92,7 @@ class Found:
     links: Mapping[str, str] = field(default_factory=dict)
     paths: frozenset[str] = frozenset()
     entries: frozenset[str] = frozenset()
+    configured: bool = False
     keep_root: bool = True
 
 
@@ -154,7 +156,9 @@ def decide(found: Found, root: str, delete_data: bool) -> Removal:
     used = {image: users for image in named if (users := _names_of(foreign, found.images[image]))}
     made, data, others = below_root(found, root)
     gone = made | data if delete_data else made
-    trees = [*(f"{root}/{name}" for name in sorted(gone)), *(path for path in TREES if path in found.paths)]
+    # What tells a later run that it is a root of ours goes last.
+    inside = sorted(gone, key=lambda name: (name in {"config", "version"}, name))
+    trees = [*(f"{root}/{name}" for name in inside), *(path for path in TREES if path in found.paths)]
     if gone == found.entries and not found.keep_root:
         trees.append(root)
     strangers = [
@@ -192,11 +196,11 @@ def decide(found: Found, root: str, delete_data: bool) -> Removal:
 def below_root(found: Found, root: str) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
     """Return the names in the root that the deployment makes, those of data, and those of others.
 
-    A directory with no version in it, and from which no release has its configuration, is not a root of this
+    A directory with no version in it, and in which no release has its configuration, is not a root of this
     project: the setting may be wrong. Nothing in it is touched.
     """
     mounted = {name for release in found.releases for name in directories(release, root)}
-    if "config" not in mounted and "version" not in found.entries:
+    if not (found.configured or "config" in mounted or "version" in found.entries):
         return frozenset(), frozenset(), found.entries
     made = found.entries & {*MADE}
     data = found.entries & {*DATA, *mounted} - made
@@ -262,11 +266,11 @@ def _names_of(containers: Iterable[Mapping[str, Any]], image: str) -> list[str]:
 
 def observe(host: Host, root: str) -> Found:
     """Look at everything on the host that may be the project's."""
-    store = Store(host, root)
+    releases = Store(host, root).releases().values()
     listed = host.podman_json("volume", "ls", "--format=json")
     top = host.path(root)
     return Found(
-        releases=tuple(store.releases().values()),
+        releases=tuple(releases),
         trial=tuple(trial_files(host)),
         tried=trial_units(host),
         containers=tuple(host.podman_json("ps", "--all", "--format=json")),
@@ -293,6 +297,9 @@ def observe(host: Host, root: str) -> Found:
             + [path for path in MASKS if host.read_link(path) == "/dev/null"]
         ),
         entries=frozenset(host.list(root)),
+        configured=any(
+            host.path(f"{root}/config/{name}").is_dir() for release in releases for name in release.configs
+        ),
         keep_root=not top.is_dir() or top.is_symlink() or top.is_mount(),
     )
 

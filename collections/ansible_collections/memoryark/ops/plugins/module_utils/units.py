@@ -4,14 +4,18 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 
 from ansible_collections.memoryark.ops.plugins.module_utils.host import PREFIX, UNIT_LABEL, Host, HostError
 
 States = dict[str, dict[str, str]]
 """Properties by unit, as systemctl shows them."""
 WATCHED = ("ActiveState", "InvocationID")
+# Where Podman notes health checks, a directory for each unit: its own place goes with the container.
+HEALTH = "/run/memoryark/health"
 
 _POLL = 1.0
 
@@ -89,5 +93,19 @@ def as_services(units: Iterable[str]) -> list[str]:
 
 
 def logs(host: Host, units: Iterable[str]) -> str:
-    """Return the last log of units, for the message about a failure."""
-    return "\n".join(f"--- last log of {unit} ---\n{host.journal(f'{unit}.service')}" for unit in units)
+    """Return the last log of units and what their last health check said, for a message about a failure."""
+    return "\n".join(
+        f"--- last log of {unit} ---\n{host.journal(f'{unit}.service')}{last_check(host, unit)}"
+        for unit in units
+    )
+
+
+def last_check(host: Host, unit: str) -> str:
+    """Return the last health check of a unit's container as Podman has noted it, nothing without one."""
+    for text in host.tree(f"{HEALTH}/{unit}").values():
+        # A container that is killed may leave half a note.
+        with suppress(ValueError, KeyError, IndexError, TypeError):
+            last = json.loads(text)["Log"][-1]
+            said = last["Output"].strip() or "it said nothing"
+            return f"\n--- last health check of {unit}, exit code {last['ExitCode']} ---\n{said}"
+    return ""

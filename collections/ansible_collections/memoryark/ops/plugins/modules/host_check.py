@@ -50,9 +50,13 @@ options:
     type: int
     default: 0
   disk_needed:
-    description: Bytes that must be free.
+    description: Bytes that must be free where the data is, and where Podman keeps images.
     type: int
     default: 0
+  timezone:
+    description: The time zone that the host is to have.
+    type: str
+    default: ""
 attributes:
   check_mode:
     description: The module only reads.
@@ -128,6 +132,9 @@ from ansible_collections.memoryark.ops.plugins.module_utils.store import Store
 PODMAN_FLOOR = (5, 4)
 # The kernel, systemd and the page cache need room beside the containers.
 MEMORY_FOR_THE_HOST = 256 * 2**20
+# Where Podman keeps images, containers and volumes.
+CONTAINERS = "/var/lib/containers"
+ZONES = "/usr/share/zoneinfo"
 
 
 def os_problem(release: str) -> str:
@@ -237,11 +244,30 @@ def name_problems(names: list[str]) -> Iterator[tuple[str, str]]:
             yield f"name {name}", f"does not resolve ({error.strerror or error}); add its DNS record"
 
 
-def free_bytes(path: Path) -> int:
-    """Return the free bytes of the file system on which ``path`` is or will be."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
+def zone_problem(host: Host, zone: str) -> str:
+    """Return what is wrong with a time zone: that the host, if it has any yet, has no such."""
+    if not zone or not host.list(ZONES) or host.path(f"{ZONES}/{zone}").is_file():
+        return ""
+    return (
+        f"there is no time zone '{zone}' on the host; `timedatectl list-timezones` shows those that there are"
+    )
+
+
+def disk_problems(host: Host, root: str, needed: int) -> Iterator[tuple[str, str]]:
+    """Yield the file systems with less than ``needed`` bytes free: that of the data, and that of the images.
+
+    Where the data is there has to be room for two more of each database as well: a copy, and one that comes
+    back beside what a migration has made.
+    """
+    store = Store(host, root)
+    databases = {path for unit in store.known(store.current()).units for path in unit.databases}
+    copies = sum(2 * host.path(path).stat().st_size for path in databases if host.path(path).exists())
+    seen = set()
+    for name, wanted in ((root, needed + copies), (CONTAINERS, needed)):
+        path = next(path for path in (host.path(name), *host.path(name).parents) if path.exists())
+        if path.stat().st_dev not in seen:
+            yield f"disk under {name}", room_problem("disk free", shutil.disk_usage(path).free, wanted)
+        seen.add(path.stat().st_dev)
 
 
 def resolve_tags(host: Host, params: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
@@ -286,8 +312,8 @@ def problems(host: Host, params: dict[str, Any], packages: Mapping[str, str]) ->
     yield "package podman", podman_problem(podman_policy(host, packages))
     memory = memory_bytes(host.read("/proc/meminfo") or "")
     yield "memory", room_problem("memory", memory, params["memory_needed"] + MEMORY_FOR_THE_HOST)
-    free = free_bytes(host.path(params["root"]))
-    yield f"disk under {params['root']}", room_problem("disk free", free, params["disk_needed"])
+    yield from disk_problems(host, params["root"], params["disk_needed"])
+    yield "inventory memoryark_timezone", zone_problem(host, params["timezone"])
     yield from port_problems(host, params["ports"])
     yield from firewall_problems(host)
     yield from name_problems(params["names"])
@@ -306,6 +332,7 @@ def main() -> None:
             "paths": {"type": "list", "elements": "path", "default": []},
             "memory_needed": {"type": "int", "default": 0},
             "disk_needed": {"type": "int", "default": 0},
+            "timezone": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )

@@ -286,12 +286,19 @@ plan:
 """
 
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.memoryark.ops.plugins.module_utils.audit import audited, origin, run_alone
+from ansible_collections.memoryark.ops.plugins.module_utils import databases
+from ansible_collections.memoryark.ops.plugins.module_utils.audit import (
+    audited,
+    note_cut_off,
+    origin,
+    run_alone,
+)
 from ansible_collections.memoryark.ops.plugins.module_utils.diff import difference
-from ansible_collections.memoryark.ops.plugins.module_utils.host import Host
+from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.images import (
     TAGS,
     Sources,
@@ -313,25 +320,44 @@ def deploy(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]:
     names = secret_names(secret_versions(host, params["secrets"], check))
     wanted = bind(params, names)
     store = Store(host, params["root"])
+    check_newest(store, params["version"])
     plan, result = survey(host, store, wanted)
-    if not plan.empty and not check:
-        values = {names[name]: value for name, value in params["secrets"].items()}
-        with audited(host, "deploy", params, result):
-            number = result["release"] = prepare(host, store, wanted, plan, values, sources=sources(params))
-            switch(host, store, number, wanted, plan, origin=origin(params))
-    record(host, result, store.version_file, f"{params['version']}\n", check)
-    record(host, result, TAGS, tags_text(params["tags"]), check)
+    notes = changed_notes(
+        host, result, {store.version_file: f"{params['version']}\n", TAGS: tags_text(params["tags"])}
+    )
+    if not check:
+        note_cut_off(host, store.current())
+        if plan.empty:
+            for path, text in notes.items():
+                host.write(path, text)
+        else:
+            values = {names[name]: value for name, value in params["secrets"].items()}
+            with audited(host, "deploy", params, result):
+                number = prepare(host, store, wanted, plan, values, sources=sources(params))
+                result["release"] = number
+                switch(host, store, number, wanted, plan, origin=origin(params), notes=notes)
+        # The result has it among its warnings.
+        host.delete(databases.RECOVERED)
     return {**result, "tags": params["tags"]}
 
 
-def record(host: Host, result: dict[str, Any], path: str, text: str, check: bool) -> None:
-    """Keep what a release that holds was made with, and note in the module's ``result`` what that changes."""
-    before = host.read(path) or ""
-    if before != text:
-        result["changed"] = True
-        result["diff"].append(difference(path, before, text))
-        if not check:
-            host.write(path, text)
+def check_newest(store: Store, version: int) -> None:
+    """Raise HostError if somebody with a newer project was faster; preflight could not know it."""
+    noted = store.version()
+    if noted is not None and noted > version:
+        raise HostError(
+            f"the host was deployed by version {noted} of this project meanwhile, and this is {version}; "
+            "bring it up to date"
+        )
+
+
+def changed_notes(host: Host, result: dict[str, Any], notes: Mapping[str, str]) -> dict[str, str]:
+    """Return those of ``notes``, texts by path, that are new, and note them in the module's ``result``."""
+    present = {path: host.read(path) or "" for path in notes}
+    changed = {path: text for path, text in notes.items() if present[path] != text}
+    result["changed"] |= bool(changed)
+    result["diff"] += [difference(path, present[path], text) for path, text in changed.items()]
+    return changed
 
 
 def sources(params: dict[str, Any]) -> Sources:

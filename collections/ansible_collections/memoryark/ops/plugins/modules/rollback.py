@@ -19,7 +19,7 @@ options:
     type: path
     required: true
   to:
-    description: Number of the release. Without it, the one before the present.
+    description: Number of the release. Without it, the one that ran when the present one was made.
     type: int
   by:
     description: Who does it, for the audit log.
@@ -73,13 +73,17 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.memoryark.ops.plugins.module_utils.audit import audited, origin, run_alone
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.store import Store
-from ansible_collections.memoryark.ops.plugins.module_utils.transaction import survey, switch
+from ansible_collections.memoryark.ops.plugins.module_utils.transaction import (
+    check_strangers,
+    survey,
+    switch,
+)
 
 
 def roll_back(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]:
     """Bring the release ``to`` back; return the module's result."""
     store = Store(host, params["root"])
-    number = choose(store.proven(), store.current(), params["to"])
+    number = choose(store, params["to"])
     wanted = store.load(number)
     plan, result = survey(host, store, wanted)
     result["to"] = number
@@ -91,22 +95,24 @@ def roll_back(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]
     if not plan.empty and not check:
         with audited(host, "rollback", params, result):
             result["release"] = number
+            check_strangers(host, wanted, plan)
             store.put(number, wanted)
             switch(host, store, number, wanted, plan, origin=origin(params))
     return result
 
 
-def choose(proven: list[int], present: int | None, to: int | None) -> int:
+def choose(store: Store, to: int | None) -> int:
     """Return the number of the release to go back to; raises HostError if there is none such."""
+    proven, present = store.proven(), store.current()
     kept = ", ".join(str(number) for number in proven) or "none"
     if to is not None:
         if to not in proven:
             raise HostError(f"there is no release {to} that was ever healthy and is whole; kept are: {kept}")
         return to
-    earlier = [number for number in proven if present is not None and number < present]
-    if not earlier:
+    before = store.before(present)
+    if before is None:
         raise HostError(f"there is no release before {present}; kept are: {kept}")
-    return earlier[-1]
+    return before
 
 
 def main() -> None:

@@ -126,7 +126,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.memoryark.ops.plugins.module_utils import uninstall
-from ansible_collections.memoryark.ops.plugins.module_utils.audit import audited, run_alone
+from ansible_collections.memoryark.ops.plugins.module_utils.audit import audited, note_cut_off, run_alone
 from ansible_collections.memoryark.ops.plugins.module_utils.diff import difference
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.store import Store
@@ -137,6 +137,9 @@ def take_away(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]
     root, delete_data = params["root"], bool(params["delete_data"])
     if refused := uninstall.refusals(params["host"], params["confirm"], params["delete_data"], check):
         raise HostError("\n".join(refused))
+    current = Store(host, root).current()
+    if not check:
+        note_cut_off(host, current)
     removal = uninstall.survey(host, root, delete_data)
     if removal.strangers:
         raise HostError(
@@ -148,7 +151,7 @@ def take_away(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]
         "plan": removal.shown(),
         "kept": stays,
         "left": list(removal.left),
-        "release": Store(host, root).current(),
+        "release": current,
         "diff": [difference("of this project on the host", *listings(removal, stays))],
     }
     if not removal.empty and not check:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 import yaml
 from ansible_collections.memoryark.ops.plugins.plugin_utils.checks import (
     check_catalogue,
-    check_required,
+    check_raw,
+    check_raw_network,
+    check_raw_volume,
     lookup,
 )
 from ansible_collections.memoryark.ops.plugins.plugin_utils.images import local_images
@@ -29,8 +32,41 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.schema import check_
 
 OVERRIDE = "inventory memoryark_compose"
 IMAGES = "inventory memoryark_images"
+
+
 # libyaml, which some builds of PyYAML lack, reads many times faster than PyYAML's own code.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads YAML as Compose does: a key comes once, and ``off``, ``12:30`` and dates are texts.
+
+    PyYAML follows YAML 1.1, where they are a boolean, a number of seconds and a day.
+    """
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """Return a mapping; raises ConstructorError if a key comes twice."""
+        seen = set()
+        for key in (key for key, _value in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key.value}' comes twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+_TEXTS = re.compile(r"yes|no|on|off|y|n|[-+0-9_]+(:[0-9_.]+)+|\d{4}-\d\d?-\d\d?.*", re.IGNORECASE)
+
+
+class _Text:
+    """Matches what is a text in YAML 1.2 and was something else in 1.1."""
+
+    match = staticmethod(_TEXTS.fullmatch)
+
+
+# By the first character of a plain word. The first that matches says what the word is.
+_Loader.yaml_implicit_resolvers = {
+    first: [("tag:yaml.org,2002:str", _Text), *resolvers]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +106,7 @@ def read_stack(stack: Path) -> list[Document]:
         source = f"{stack.name}/{file.relative_to(stack)}"
         try:
             text = file.read_text(encoding="utf-8")
-            documents.append(Document(source, yaml.load(text, Loader=_LOADER)))  # noqa: S506 - a safe one
+            documents.append(Document(source, yaml.load(text, Loader=_Loader)))  # noqa: S506 - a safe one
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             problems.append(Problem(source, f"cannot be read: {' '.join(str(error).split())}."))
     if problems:
@@ -144,14 +180,20 @@ def _assemble(trees: list[Document], sources: Sources) -> Catalogue:
         return f"{owners.get(service, 'stack')}: {full}"
 
     services = _section(merged, "services")
-    missing = {name: check_required(name, raw, where) for name, raw in services.items()}
+    networks, volumes = _section(merged, "networks"), _section(merged, "volumes")
+    incomplete = {name: check_raw(name, raw, where) for name, raw in services.items()}
+    unknown = [problem for key, raw in networks.items() for problem in check_raw_network(key, raw, where)]
+    unknown += [problem for key, raw in volumes.items() for problem in check_raw_volume(key, raw, where)]
+    problems += [problem for found in incomplete.values() for problem in found]
+    if unknown:
+        # Services that use these would only be told that they are not there.
+        raise ProblemsError([*problems, *unknown])
     catalogue = Catalogue(
-        services={name: parse_service(name, raw) for name, raw in services.items() if not missing[name]},
-        networks={key: parse_network(key, raw) for key, raw in _section(merged, "networks").items()},
-        volumes={key: parse_volume(key, raw) for key, raw in _section(merged, "volumes").items()},
+        services={name: parse_service(name, raw) for name, raw in services.items() if not incomplete[name]},
+        networks={key: parse_network(key, raw) for key, raw in networks.items()},
+        volumes={key: parse_volume(key, raw) for key, raw in volumes.items()},
         images=local,
     )
-    problems += [problem for found in missing.values() for problem in found]
     # A service that could not be parsed still exists for those that depend on it.
     problems += check_catalogue(catalogue, services, sources.secrets, where)
     if problems:

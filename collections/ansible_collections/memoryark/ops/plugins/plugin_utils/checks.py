@@ -7,6 +7,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from ansible_collections.memoryark.ops.plugins.module_utils.store import OWN_UNITS
@@ -16,7 +17,8 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.instances import (
     leased_subnet,
     suffixes,
 )
-from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue, Service
+from ansible_collections.memoryark.ops.plugins.plugin_utils.merge import SHAPES
+from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue, Network, Service, words
 from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Problem, suggestion
 from ansible_collections.memoryark.ops.plugins.plugin_utils.quantities import MAX_PORT
 
@@ -33,8 +35,35 @@ Where = Callable[[str, str], str]
 """Names file and key for a service and a path below it."""
 
 
-def check_required(name: str, raw: Mapping[str, Any], where: Where) -> list[Problem]:
-    """Return what every service must say and this one does not."""
+def check_raw(name: str, raw: Mapping[str, Any], where: Where) -> list[Problem]:
+    """Return what every service must say and this one does not, and what it says that means nothing."""
+    found = {**_missing(name, raw), **_meaningless(raw)}
+    return [Problem(where(name, path), what) for path, what in found.items()]
+
+
+def check_raw_network(key: str, raw: Mapping[str, Any], where: Where) -> list[Problem]:
+    """As ``check_raw``, of a network."""
+    entries = lookup(raw, "ipam.config") or []
+    found = {}
+    if not raw.get("name"):
+        found["name"] = "is missing; it is the name that Podman has for the network"
+    if not entries:
+        found["ipam.config"] = "is missing; write a list with a subnet, such as [{subnet: 10.89.9.0/24}]"
+    if sum("ip_range" in entry for entry in entries) > 1:
+        found["ipam.config"] = "has several ip_ranges; one network has one"
+    return [Problem(where("", f"networks.{key}.{path}"), f"{what}.") for path, what in found.items()]
+
+
+def check_raw_volume(key: str, raw: Mapping[str, Any] | None, where: Where) -> list[Problem]:
+    """As ``check_raw``, of a volume."""
+    settings = (raw or {}).get("x-memoryark")
+    if settings is None or settings.get("directory"):
+        return []
+    what = "'directory' is missing; without x-memoryark Podman itself keeps the volume."
+    return [Problem(where("", f"volumes.{key}.x-memoryark"), what)]
+
+
+def _missing(name: str, raw: Mapping[str, Any]) -> dict[str, str]:
     or_build = ", or to the word build and the server builds it" if raw.get("build") else ""
     required = {
         "image": f"the image is missing; set memoryark_images.{name} to a reference with a digest{or_build}",
@@ -43,7 +72,40 @@ def check_required(name: str, raw: Mapping[str, Any], where: Where) -> list[Prob
         "healthcheck.test": "the health check is missing; a deployment waits for it",
         "x-memoryark.id_range": "the range is missing; give each service a number of its own",
     }
-    return [Problem(where(name, path), what) for path, what in required.items() if lookup(raw, path) is None]
+    return {path: what for path, what in required.items() if lookup(raw, path) is None}
+
+
+def _meaningless(raw: Mapping[str, Any]) -> dict[str, str]:
+    found = {}
+    test = lookup(raw, "healthcheck.test")
+    if test is not None and not _is_test(test):
+        found["healthcheck.test"] = (
+            "has to be a text for a shell, [CMD, program, …] or [CMD-SHELL, text]; a deployment waits for it"
+        )
+    for key in ("command", "entrypoint"):
+        if raw.get(key) is not None and not _words(raw[key]):
+            found[key] = "is empty or has a quote that does not end; leave it out for the image's own"
+    for path in ("environment", "sysctls", "extra_hosts", "build.args"):
+        for name, value in SHAPES[path.rpartition(".")[2]](lookup(raw, path) or {}).items():
+            if value is None:
+                found[f"{path}.{name}"] = "the value is missing; the host's own environment is not passed on"
+    return found
+
+
+def _is_test(test: Any) -> bool:
+    if isinstance(test, str):
+        return bool(test.strip())
+    head, *rest = test or [""]
+    if head == "CMD-SHELL":
+        return len(rest) == 1 and bool(rest[0].strip())
+    return head == "CMD" and bool(rest)
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    try:
+        return words(value)
+    except ValueError:
+        return ()
 
 
 def lookup(tree: Any, path: str) -> Any:
@@ -92,22 +154,75 @@ def _check_service(
     for secret in service.secret_names:
         if secret not in secrets:
             yield problem("secrets", f"secret '{secret}' has no value; set memoryark_secrets.{secret}")
-    for name, value in service.environment.items():
-        if value == "None":
-            yield problem(
-                f"environment.{name}", "the value is missing; the host's own environment is not passed on"
-            )
     if service.config.live and not any(mount.kind == "config" for mount in service.mounts):
         yield problem("x-memoryark.config", "there is no configuration to read anew; mount it in volumes")
     if service.config.reload and service.config.reload_signal:
         yield problem("x-memoryark.config", "write either reload or reload_signal")
     if service.rolling:
         yield from _check_rolling(service, catalogue, problem)
-    if any(route.line_signature and route.body_size > SIGNED_LIMIT for route in service.routes):
-        yield problem(
-            "x-memoryark.routes", "a body that LINE signs is held in memory; its body_size is 2M at the most"
-        )
+    yield from _check_routes(service, catalogue, problem)
+    yield from _check_ports(service, problem)
+    yield from _check_addresses(service, catalogue, problem)
     yield from _check_hardening(service, problem)
+
+
+def _check_routes(
+    service: Service, catalogue: Catalogue, problem: Callable[[str, str], Problem]
+) -> Iterator[Problem]:
+    path = "x-memoryark.routes"
+    for route in service.routes:
+        if route.line_signature and route.body_size > SIGNED_LIMIT:
+            yield problem(path, "a body that LINE signs is held in memory; its body_size is 2M at the most")
+        if not route.body_size:
+            yield problem(path, "body_size is 0, which nginx takes for no limit; write one")
+    proxies = [other for other in catalogue.services.values() if is_proxy(other) and other != service]
+    met = {attached.network for proxy in proxies for attached in proxy.networks}
+    if service.routes and proxies and not met & {attached.network for attached in service.networks}:
+        names = " and ".join(sorted(proxy.name for proxy in proxies))
+        yield problem(path, f"no request would arrive: {names} is on no network with it")
+
+
+def is_proxy(service: Service) -> bool:
+    """Whether a service takes the requests for others: it is told anew where they are, and has the ports."""
+    return service.config.live and bool(service.ports)
+
+
+def _check_ports(service: Service, problem: Callable[[str, str], Problem]) -> Iterator[Problem]:
+    for port in service.ports:
+        for number in (port.published, port.target):
+            if not 0 < number <= MAX_PORT:
+                yield problem("ports", f"there is no port {number}")
+        if port.host_ip and _version(port.host_ip) is None:
+            yield problem("ports", f"'{port.host_ip}' is not an address of the host")
+
+
+def _check_addresses(
+    service: Service, catalogue: Catalogue, problem: Callable[[str, str], Problem]
+) -> Iterator[Problem]:
+    for attached in service.networks:
+        network = catalogue.networks.get(attached.network)
+        for version, address in ((4, attached.ipv4), (6, attached.ipv6)):
+            if address and _version(address) != version:
+                yield problem("networks", f"'{address}' is not an IPv{version} address")
+            elif address and network and not _within(address, network):
+                yield problem("networks", f"{address} is in no subnet of network {network.key}")
+
+
+def _version(address: str) -> int | None:
+    """Return the version of the protocol that an address is of, None if it is none."""
+    try:
+        return ipaddress.ip_address(address).version
+    except ValueError:
+        return None
+
+
+def _within(address: str, network: Network) -> bool:
+    """Whether an address is in one of the subnets; those that are none are reported elsewhere."""
+    found = []
+    for subnet in network.subnets:
+        with suppress(ValueError):
+            found.append(ipaddress.ip_network(subnet))
+    return any(ipaddress.ip_address(address) in subnet for subnet in found)
 
 
 def _check_references(
@@ -190,6 +305,8 @@ def _check_hardening(service: Service, problem: Callable[[str, str], Problem]) -
         yield problem("security_opt", "must be ['no-new-privileges:true']")
     if not service.read_only:
         yield problem("read_only", "must be true; give writable places with volumes and tmpfs")
+    if not service.memory:
+        yield problem("deploy.resources.limits.memory", "is 0, which is no limit; write one, as in 256M")
     if service.reserved_memory > service.memory:
         yield problem("deploy.resources.reservations.memory", "is above the limit")
     if service.reserved_cpus > service.cpus:
@@ -258,6 +375,9 @@ def _check_subnets(catalogue: Catalogue, where: Where) -> Iterator[Problem]:
         if network.ip_range and leased_subnet(network) is None:
             what = f"ip_range {network.ip_range} is no part of one of its IPv4 subnets."
             yield Problem(where("", f"networks.{network.key}.ipam"), what)
+        if network.ipv6 != any(":" in subnet for subnet in network.subnets):
+            what = "write enable_ipv6 and an IPv6 subnet, both or none: Podman has one only with the other."
+            yield Problem(where("", f"networks.{network.key}"), what)
         if network.internal and network.egress:
             what = "an internal network has no way out; take internal away, or egress."
             yield Problem(where("", f"networks.{network.key}.x-memoryark"), what)

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Compose variable interpolation: ``${NAME}``, ``${NAME:-default}``, ``${NAME:?message}``, ``$$``.
 
-Source: the Compose Specification, chapter "Interpolation". One deliberate difference: a variable
+Defaults and messages may have references of their own. Source: the Compose Specification, chapter
+"Interpolation". One deliberate difference: a variable
 that is not set is an error, not an empty string, because an empty domain or path is never meant.
 """
 
@@ -12,32 +13,51 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_REFERENCE = re.compile(
-    r"\$(?:(?P<escaped>\$)"
-    r"|(?P<plain>[A-Za-z_][A-Za-z0-9_]*)"
-    r"|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?:(?P<operator>:?[-?])(?P<word>[^}]*))?\}"
-    r"|(?P<bad>))"
-)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_BRACED = re.compile(rf"(?P<name>{_NAME.pattern})(?:(?P<operator>:?[-?])(?P<word>.*))?", re.DOTALL)
 
 
 def interpolate(text: str, variables: Mapping[str, str]) -> str:
     """Replace every reference in ``text``; raises ValueError for unset variables and stray ``$``."""
+    parts, position = [], 0
+    while (dollar := text.find("$", position)) >= 0:
+        parts.append(text[position:dollar])
+        if text.startswith("$$", dollar):
+            value, position = "$", dollar + 2
+        elif plain := _NAME.match(text, dollar + 1):
+            value, position = _value(plain[0], "", "", variables), plain.end()
+        else:
+            position = _end_of_braces(text, dollar)
+            braced = _BRACED.fullmatch(text, dollar + 2, max(position - 1, dollar + 2))
+            if braced is None or not position:
+                raise ValueError(
+                    f"'{text}' has a '$' that starts no variable; write $$ for a plain dollar sign"
+                )
+            value = _value(braced["name"], braced["operator"] or "", braced["word"] or "", variables)
+        parts.append(value)
+    return "".join([*parts, text[position:]])
 
-    def replace(match: re.Match[str]) -> str:
-        if match["escaped"]:
-            return "$"
-        name = match["plain"] or match["name"]
-        if name is None:
-            raise ValueError(f"'{text}' has a '$' that starts no variable; write $$ for a plain dollar sign")
-        operator, word = match["operator"] or "", match["word"] or ""
-        value = variables.get(name)
-        if value is not None and (value != "" or not operator.startswith(":")):
-            return str(value)
-        if operator.endswith("-"):
-            return word
-        raise ValueError(word if operator.endswith("?") and word else f"variable {name} is not set")
 
-    return _REFERENCE.sub(replace, text)
+def _end_of_braces(text: str, dollar: int) -> int:
+    """Return the position after the brace that ends the reference at ``dollar``, 0 if there is none."""
+    if not text.startswith("${", dollar):
+        return 0
+    depth = 0
+    for match in re.finditer(r"\$\$|\$\{|\}", text[dollar:]):
+        depth += {"${": 1, "}": -1}.get(match[0], 0)
+        if not depth:
+            return dollar + match.end()
+    return 0
+
+
+def _value(name: str, operator: str, word: str, variables: Mapping[str, str]) -> str:
+    value = variables.get(name)
+    if value is not None and (value != "" or not operator.startswith(":")):
+        return str(value)
+    if operator.endswith("-"):
+        return interpolate(word, variables)
+    message = interpolate(word, variables) if operator.endswith("?") else ""
+    raise ValueError(message or f"variable {name} is not set")
 
 
 def interpolate_tree(

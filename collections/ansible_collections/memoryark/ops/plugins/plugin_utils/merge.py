@@ -72,6 +72,11 @@ def _secret_target(item: Any) -> str:
     return str(item.get("target") or item.get("source")) if isinstance(item, Mapping) else str(item)
 
 
+def _version(item: Any) -> str:
+    """A network has one subnet of IPv4 and one of IPv6: another takes its place, with its range."""
+    return "6" if ":" in str(item.get("subnet")) else "4"
+
+
 def _itself(item: Any) -> str:
     return repr(item)
 
@@ -86,6 +91,7 @@ UNIQUE_BY: dict[str, Callable[[Any], str]] = {
     "security_opt": _itself,
     "tmpfs": _itself,
     "dns": _itself,
+    "config": _version,
 }
 
 

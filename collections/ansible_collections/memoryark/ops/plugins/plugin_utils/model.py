@@ -316,8 +316,8 @@ def words(value: Any) -> tuple[str, ...]:
 
 
 def scalar(value: Any) -> str:
-    """Render a YAML scalar as Compose does for environment variables and labels."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """Render a YAML scalar as Compose does for environment variables and labels, of which none is empty."""
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def health_test(value: Any) -> tuple[str, ...]:

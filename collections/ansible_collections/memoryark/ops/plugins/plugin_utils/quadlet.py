@@ -20,6 +20,7 @@ from ansible_collections.memoryark.ops.plugins.module_utils.store import (
     TARGET,
     TRIAL,
 )
+from ansible_collections.memoryark.ops.plugins.module_utils.units import HEALTH
 from ansible_collections.memoryark.ops.plugins.plugin_utils.instances import Instance, instances, steady
 from ansible_collections.memoryark.ops.plugins.plugin_utils.model import (
     Catalogue,
@@ -83,7 +84,7 @@ def quote(text: str) -> str:
     """Quote one word of a list for systemd (systemd.syntax(7), "Quoting")."""
     if text and re.fullmatch(r"[A-Za-z0-9_@%+=:,./{}\-]+", text):
         return escape(text)
-    body = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    body = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
     return f'"{escape(body)}"'
 
 
@@ -112,7 +113,7 @@ def render_container(service: Service, instance: Instance, catalogue: Catalogue,
         {
             "Unit": list(_unit_section(service, instance, catalogue)),
             "Container": list(_container_section(service, instance, catalogue, root)),
-            "Service": [*_service_section(service), *_config_section(service, instance, root)],
+            "Service": [*_service_section(service, instance), *_config_section(service, instance, root)],
             **({} if instance.surge else {"Install": [("WantedBy", TARGET)]}),
         }
     )
@@ -158,7 +159,7 @@ def _container_section(
     yield from _network(service, instance, catalogue)
     yield from _storage(service, catalogue, root)
     yield from _secrets(service)
-    yield from _health(service.health)
+    yield from _health(service.health, instance)
     yield "LogDriver", "journald"
     yield "StopTimeout", str(math.ceil(service.stop_grace))
     if service.stop_signal:
@@ -320,7 +321,7 @@ def _secrets(service: Service) -> Iterator[tuple[str, str]]:
         )
 
 
-def _health(health: Health) -> Iterator[tuple[str, str]]:
+def _health(health: Health, instance: Instance) -> Iterator[tuple[str, str]]:
     command = escape(json.dumps(list(health.test), ensure_ascii=False))
     yield "HealthCmd", command
     yield "HealthInterval", seconds(health.interval)
@@ -334,18 +335,22 @@ def _health(health: Health) -> Iterator[tuple[str, str]]:
     # 0: never restarted by Podman. Restarts are systemd's, which knows the policy.
     yield "HealthStartupRetries", "0"
     yield "HealthOnFailure", "kill"
+    yield "HealthLogDestination", f"{HEALTH}/{instance.unit}"
     yield "Notify", "healthy"
 
 
 _RESTART = {"none": "no", "on-failure": "on-failure", "any": "always"}
 
 
-def _service_section(service: Service) -> Iterator[tuple[str, str]]:
+def _service_section(service: Service, instance: Instance) -> Iterator[tuple[str, str]]:
     yield "Slice", SLICE
     yield "Restart", _RESTART[service.restart.condition]
     yield "RestartSec", seconds(service.restart.delay)
     yield "TimeoutStartSec", seconds(start_timeout(service.health))
     yield "TimeoutStopSec", seconds(math.ceil(service.stop_grace) + STOP_MARGIN)
+    # Podman adds a file for each container and deletes none.
+    notes = f"{HEALTH}/{instance.unit}"
+    yield "ExecStartPre", f'/usr/bin/sh -c "rm --recursive --force {notes} && mkdir --parents {notes}"'
     if service.reserved_memory:
         yield "MemoryLow", str(service.reserved_memory)
     if service.reserved_cpus:

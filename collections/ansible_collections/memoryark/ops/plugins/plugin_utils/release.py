@@ -40,6 +40,14 @@ def build_release(
     except ProblemsError as error:
         problems += error.problems
     problems += early_proxies(catalogue, configs, levels, stack.name)
+    problems += [
+        Problem(
+            f"{stack.name}/{service.name}/config",
+            f"is empty, and services.{service.name}.x-memoryark.config says how it is read anew.",
+        )
+        for service in catalogue.services.values()
+        if service.config.live and configs and not configs.get(service.name)
+    ]
     if problems:
         raise ProblemsError(problems)
     return {

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.quantities import (
     parse_size,
 )
 
+# Below these a text is what its author wants, and is quoted.
+FREE = {"environment", "command", "entrypoint", "test", "labels", "args", "check", "reload"}
+# The end of the path of a key.
+KEY = "(key)"
 SCHEMA_FILE = Path(__file__).with_name("compose.schema.json")
 _FORMATS: dict[str, Callable[[Any], float]] = {
     "size": parse_size,
@@ -39,7 +44,37 @@ def check_document(document: Any, source: str) -> list[Problem]:
     for name, parse in _FORMATS.items():
         formats.checks(name, raises=ValueError)(_accepts(parse))
     validator = jsonschema.Draft202012Validator(load_schema(), format_checker=formats)
-    return [problem for error in validator.iter_errors(document) for problem in _problems(error, source)]
+    found = [problem for error in validator.iter_errors(document) for problem in _problems(error, source)]
+    return found + [
+        Problem(f"{source}: {dotted(path)}", what)
+        for path, text in texts(document)
+        if (what := wrong_text(text, free=path[-1:] != (KEY,) and FREE & {*path[2:]}))
+    ]
+
+
+def texts(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """Yield every text below ``node`` with its path; that of a key ends in ``KEY``."""
+    if isinstance(node, str):
+        yield path, node
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            yield from texts(key, (*path, KEY)) if isinstance(key, str) else ()
+            yield from texts(value, (*path, key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from texts(value, (*path, index))
+
+
+def wrong_text(text: str, *, free: object) -> str:
+    """Return what is wrong with a text that becomes a part of a unit, nothing if it is right.
+
+    One that is ``free`` is quoted there and may have several lines; any other could bring a line of its own.
+    """
+    if unprintable := set(re.findall(r"[\x00-\x1f\x7f]", text)) - (set("\t\n\r") if free else set()):
+        return f"{shown(text)} has a character that no text may have here: {sorted(unprintable)[0]!r}."
+    if mark := re.search(r"\{config\}|\{secret:", text):
+        return f"{shown(text)} has '{mark[0]}', by which the host finds configuration and secrets."
+    return ""
 
 
 def _accepts(parse: Callable[[Any], float]) -> Callable[[object], bool]:

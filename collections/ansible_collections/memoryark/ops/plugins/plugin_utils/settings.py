@@ -33,6 +33,7 @@ DNS_PLUGINS = (
 )
 UNSET = "unset.invalid"
 CLOCK_TOLERANCE = 30.0
+_ZONE = r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9][A-Za-z0-9_+-]*)*"
 _PLACEHOLDER = re.compile(
     r"your[-_ ]|change[-_ ]?me|example\.(com|org|net)$|placeholder|<.*>|^x{3,}$", re.IGNORECASE
 )
@@ -69,6 +70,38 @@ def _networks(name: str, values: Any) -> list[Problem]:
     return found
 
 
+def _mapping(name: str, values: Any) -> list[Problem]:
+    ok = isinstance(values, Mapping)
+    return [] if ok else [Problem(f"inventory {name}", "has to be a mapping, with a key for each entry.")]
+
+
+_REGISTRY_KEYS = {"location", "insecure"}
+
+
+def _registries(name: str, values: Any) -> list[Problem]:
+    if not isinstance(values, list):
+        return [Problem(f"inventory {name}", "has to be a list.")]
+    return [
+        problem for number, value in enumerate(values) for problem in _registry(f"{name}[{number}]", value)
+    ]
+
+
+def _registry(name: str, value: Any) -> list[Problem]:
+    if not isinstance(value, Mapping) or not isinstance(value.get("location"), str):
+        return [Problem(f"inventory {name}", "needs a location, such as {location: 'registry.lan:5000'}.")]
+    found = _unknown_keys(name, value, _REGISTRY_KEYS)
+    if not isinstance(value.get("insecure", False), bool):
+        found.append(Problem(f"inventory {name}.insecure", f"'{value['insecure']}' is not true or false."))
+    return found
+
+
+def _unknown_keys(name: str, value: Mapping[str, Any], known: set[str]) -> list[Problem]:
+    return [
+        Problem(f"inventory {name}", f"there is no key {key}.{suggestion(str(key), known)}")
+        for key in sorted(set(value) - known, key=str)
+    ]
+
+
 def _ports(name: str, values: Iterable[Any]) -> list[Problem]:
     valid = re.compile(r"[1-9]\d{0,4}", re.ASCII)
     return [
@@ -100,10 +133,7 @@ def _openings(name: str, values: Any) -> list[Problem]:
 def _opening(name: str, value: Any) -> list[Problem]:
     if not isinstance(value, Mapping) or "port" not in value:
         return [Problem(f"inventory {name}", "needs a port, such as {port: 9100}.")]
-    found = [
-        Problem(f"inventory {name}", f"there is no key {key}.{suggestion(key, _OPENING_KEYS)}")
-        for key in sorted(set(value) - _OPENING_KEYS)
-    ]
+    found = _unknown_keys(name, value, _OPENING_KEYS)
     if value.get("protocol", "tcp") not in {"tcp", "udp"}:
         found.append(Problem(f"inventory {name}.protocol", f"'{value['protocol']}' is not tcp or udp."))
     found += _ports(f"{name}.port", [value["port"]])
@@ -190,6 +220,7 @@ SETTINGS: dict[str, Setting] = {
         "Where the image of each service comes from: `registry/name@sha256:…`, `registry/name:tag`, "
         "`oci-archive:/path` of a file on the control node, or `build` on the server.",
         required=True,
+        check=_mapping,
     ),
     "memoryark_update_tags": Setting(
         "Whether tags in `memoryark_images` are looked up anew. Otherwise each keeps the digest for which it "
@@ -243,18 +274,24 @@ SETTINGS: dict[str, Setting] = {
         form="a number of seconds",
         default=63072000,
     ),
-    "memoryark_secrets": Setting("Secret values by name, kept with ansible-vault.", required=True),
+    "memoryark_secrets": Setting(
+        "Secret values by name, kept with ansible-vault.", required=True, check=_mapping
+    ),
     "memoryark_compose": Setting(
-        "Changes to the Compose files, in Compose's own form and merged by its rules.", default={}
+        "Changes to the Compose files, in Compose's own form and merged by its rules.",
+        check=_mapping,
+        default={},
     ),
     "memoryark_root": Setting(
         "The host directory of all data.",
-        pattern=r"(/[A-Za-z0-9._-]+)+",
+        pattern=r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._-]+)+",
         form="an absolute path",
         default="/srv/memoryark",
     ),
     "memoryark_registries": Setting(
-        "Container registries with settings of their own: location, insecure.", default=[]
+        "Container registries with settings of their own: location, insecure.",
+        check=_registries,
+        default=[],
     ),
     "memoryark_ssh_ports": Setting(
         "The ports of the server's SSH server.", form="a list of ports", check=_ssh_ports, default=[22]
@@ -274,8 +311,16 @@ SETTINGS: dict[str, Setting] = {
         default=[],
     ),
     "memoryark_resolve_names": Setting("Whether the host names must resolve on the server.", default=True),
-    "memoryark_disk_needed": Setting("Free disk space that a deployment needs.", default="4G"),
-    "memoryark_timezone": Setting("Time zone of the host.", default="Asia/Taipei"),
+    "memoryark_disk_needed": Setting(
+        "Free disk space that a deployment needs, where the data is and where Podman keeps images.",
+        default="4G",
+    ),
+    "memoryark_timezone": Setting(
+        "Time zone of the host.",
+        pattern=_ZONE,
+        form="the name of a time zone such as Asia/Taipei",
+        default="Asia/Taipei",
+    ),
     "memoryark_acknowledged": Setting(
         "The last of the breaking changes of this project that you have read and done.",
         pattern=r"\d{1,9}",
@@ -347,12 +392,25 @@ def check_settings(values: Mapping[str, Any]) -> list[Problem]:
         missing = value is None or value in ("", {})
         if setting.required and missing:
             problems.append(Problem(f"inventory {name}", f"is not set. {setting.description}"))
+        elif missing and setting.default not in (None, "", {}, []):
+            what = f"is empty. Leave it out for {as_text(setting.default)}."
+            problems.append(Problem(f"inventory {name}", what))
         elif setting.pattern and not missing:
             wrong = _wrong(setting, as_text(value))
             problems += [Problem(f"inventory {name}", f"{wrong}.")] if wrong else []
-        elif setting.check:
+        elif setting.check and value is not None:
             problems += setting.check(name, value)
     return problems + _check_sign_in(values)
+
+
+def usable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with which other checks can go on: what is wrong was reported, and is as if not set."""
+
+    def kept(setting: Setting, name: str, value: Any) -> Any:
+        wrong = value is None or (setting.check and setting.check(name, value))
+        return setting.default if wrong else value
+
+    return {name: kept(SETTINGS[name], name, value) for name, value in values.items()}
 
 
 def as_text(value: Any) -> str:
