@@ -9,14 +9,20 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
+from ansible_collections.memoryark.ops.plugins.module_utils.audit import BUSY
 
 FIREWALL = "memoryark.ops.firewall"
 # How long a host is waited for that has put its old rules back: its timer is a second late at most.
 PATIENCE = 60.0
+POLL = 1.0
 LOCKED_OUT = (
     "The new firewall rules kept this control node out, so the host has put the old ones back. "
     "memoryark_ssh_sources must have the address from which the host sees this control node, and "
     "memoryark_ssh_ports the port of its SSH server. It said: "
+)
+TOO_BUSY = (
+    "Another deployment was at work until the time for the new firewall rules was over, so the host has put "
+    "the old ones back. Run this again. It said: "
 )
 
 
@@ -35,7 +41,8 @@ class ActionModule(ActionBase):
             return result
         answer = self._confirm(begun + float(self._task.args.get("seconds", 45)) + PATIENCE, task_vars)
         if answer.get("failed"):
-            return result | {"failed": True, "changed": False, "msg": f"{LOCKED_OUT}{answer.get('msg')}"}
+            why = TOO_BUSY if answer.get("busy") else LOCKED_OUT
+            return result | {"failed": True, "changed": False, "msg": f"{why}{answer.get('msg')}"}
         return result | {"pending": False}
 
     def _firewall(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
@@ -45,11 +52,19 @@ class ActionModule(ActionBase):
         return answer
 
     def _confirm(self, deadline: float, task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        """Confirm by a connection of its own. One that began earlier would be let through anyhow."""
+        """Confirm by a connection of its own. One that began earlier would be let through anyhow.
+
+        Somebody else's deployment may have come in between; the result tells if it was ``busy`` with one.
+        """
+        busy = False
         while True:
             try:
                 self._connection.reset()
-                return self._firewall({"confirm": True}, task_vars)
+                answer = self._firewall({"confirm": True}, task_vars)
+                if BUSY not in str(answer.get("msg")) or time.monotonic() > deadline:
+                    return answer | {"busy": busy}
+                busy = True
+                time.sleep(POLL)
             except AnsibleConnectionFailure as error:
                 if time.monotonic() > deadline:
                     return {"failed": True, "msg": str(error)}

@@ -19,6 +19,7 @@ from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, Ho
 
 CUT_OFF = "it was killed, or the power went, before its end"
 LOCK = "/run/lock/memoryark-release"
+BUSY = "another deployment is at work on this host"
 LOG = "/var/log/memoryark/releases.log"
 # The line of the run that is at work; one that is there later was cut off.
 BEGUN = "/var/log/memoryark/begun.json"
@@ -31,7 +32,7 @@ def alone() -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise HostError("another deployment is at work on this host; wait until it has ended") from None
+            raise HostError(f"{BUSY}; wait until it has ended") from None
         yield
 
 
