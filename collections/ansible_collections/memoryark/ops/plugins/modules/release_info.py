@@ -56,6 +56,9 @@ releases:
     commit:
       description: Of which version of the project.
       type: str
+    before:
+      description: The release that ran before it, null for the first. A rollback goes there.
+      type: int
     images:
       description: The images that it runs.
       type: list
