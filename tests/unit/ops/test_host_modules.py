@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -19,6 +20,7 @@ from ansible_collections.memoryark.ops.plugins.module_utils import nftables, soc
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.registry import check_image, manifest_url
 from ansible_collections.memoryark.ops.plugins.module_utils.release import Release, Unit
+from ansible_collections.memoryark.ops.plugins.module_utils.store import Store
 from ansible_collections.memoryark.ops.plugins.modules import files, host_check, networks, volumes
 
 
@@ -458,13 +460,13 @@ def test_there_is_room_where_the_data_is_and_where_the_images_are(
     containers = tmp_path / "var/lib/containers"
     containers.symlink_to("/dev/shm") if apart else containers.mkdir()
     present = Release(units=(Unit("memoryark-a", "a", "", 0, "", "", databases=("/srv/ark/data/a.db",)),))
-    monkeypatch.setattr(host_check.Store, "known", lambda _store, _number: present)
+    monkeypatch.setattr(Store, "known", lambda _store, _number: present)
 
     def disk_usage(path: Path) -> Any:
         name = "containers" if path == containers and apart else "srv"
         return SimpleNamespace(free=free[name] * 2**20)
 
-    monkeypatch.setattr(host_check.shutil, "disk_usage", disk_usage)
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
     host = Host(Recorder(), tmp_path)
     found = host_check.disk_problems(host, "/srv/ark", 100 * 2**20)
     assert [where for where, what in found if what] == problems

@@ -42,6 +42,8 @@ def run_alone(module: AnsibleModule, work: Callable[[Host, dict[str, Any], bool]
     try:
         with alone():
             result = work(Host(module.run_command), module.params, module.check_mode)
+        for warning in result.pop("warnings", []):
+            module.warn(warning)
         module.exit_json(**result)
     except (HostError, OSError) as error:
         module.fail_json(msg=str(error))
