@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,12 @@ class Bed:
         """Return the last line of the audit log."""
         found: dict[str, Any] = json.loads(self.host.ssh(["tail", "-n", "1", _LOG]).stdout)
         return found
+
+    def seconds_since_start(self, unit: str) -> float:
+        """Return the seconds from the last start of a unit's container to the end of the last release."""
+        shown = ["journalctl", f"--unit={unit}", "--output=json", "--lines=1", "--grep=^Starting "]
+        began = float(json.loads(self.host.ssh(shown).stdout)["__REALTIME_TIMESTAMP"]) / 1e6
+        return datetime.fromisoformat(self.last_release()["time"]).timestamp() - began
 
     def describe(self) -> dict[str, str]:
         """Return what the host is, for the page."""

@@ -107,8 +107,8 @@ class Releases:
             result, run = self.under_load(request, SICK, "sick")
         if run.code == 0:
             raise LabError("a release that is never healthy was taken for a good one")
-        # From the release's first step to the proof that the one before it is healthy again.
-        back = float(self.bed.last_release()["seconds"])
+        # From the start of the container that stood in to the proof that all is as before.
+        back = self.bed.seconds_since_start(f"memoryark-{LINE}-next")
         return summary(result, run) | {"health_timeout": timeout, "back": back}
 
     def roll_back(self, number: int) -> Result:

@@ -72,7 +72,10 @@ def test_there_is_one_task_for_each_object() -> None:
 def test_networks_have_the_gateways_that_podman_would_choose() -> None:
     front, back = options("containers.podman.podman_network")
     assert front["name"] == "peer-front-net"
-    assert front["net_config"] == [{"subnet": "10.101.0.0/24", "gateway": "10.101.0.1"}]
+    assert front["net_config"] == [
+        {"subnet": "10.101.0.0/24", "gateway": "10.101.0.1"},
+        {"subnet": "fd00:0:1::/64", "gateway": "fd00:0:1::1"},
+    ]
     assert (front["internal"], back["internal"]) == (False, True)
     assert front["opt"] == {"bridge_name": "peer-front"}
 
