@@ -212,6 +212,7 @@ def test_a_service_that_waits_for_itself() -> None:
         ({"networks": {"front": {"ipv4_address": "fd00::9"}}}, "networks", "'fd00::9' is not an IPv4 address"),
         ({"deploy": {"resources": {"limits": {"memory": "0"}}}}, "deploy.resources.limits.memory", "is 0, which is no limit"),
         ({"x-memoryark": {"routes": [{"host": "h.test", "path": "/", "port": 1, "body_size": 0}]}}, "x-memoryark.routes", "body_size is 0"),
+        ({"volumes": ["photos:/app/My Photos"]}, "volumes", "'/app/My Photos' has a character that no place"),
         ({"cap_add": ["CHOWN\nPodmanArgs=--privileged"]}, "cap_add[0]", "has a character that no text may have here: '\\n'"),
         ({"dns_search": ["lan\rMount=x"]}, "dns_search[0]", "has a character that no text may have here: '\\r'"),
         ({"container_name": "app\n"}, "container_name", "has a character"),

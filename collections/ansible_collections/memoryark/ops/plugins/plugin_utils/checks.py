@@ -245,6 +245,9 @@ def _check_references(
                 "volumes",
                 f"there is no volume '{mount.source}'.{suggestion(mount.source, catalogue.volumes)}",
             )
+        if re.search(r"[\s\"'\\%$]", mount.target):
+            # Podman's generator takes quotes here for a part of the path.
+            yield problem("volumes", f"'{mount.target}' has a character that no place of a volume may have")
         if mount.kind == "config" and (mount.source != f"./{service.name}/config" or not mount.read_only):
             yield problem(
                 "volumes",
