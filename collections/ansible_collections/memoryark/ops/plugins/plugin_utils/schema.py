@@ -48,7 +48,7 @@ def check_document(document: Any, source: str) -> list[Problem]:
     return found + [
         Problem(f"{source}: {dotted(path)}", what)
         for path, text in texts(document)
-        if (what := wrong_text(text, free=path[-1:] != (KEY,) and FREE & {*path[2:]}))
+        if (what := wrong_text(text, free=path[-1:] != (KEY,) and not FREE.isdisjoint(path[2:])))
     ]
 
 
@@ -65,7 +65,7 @@ def texts(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ..
             yield from texts(value, (*path, index))
 
 
-def wrong_text(text: str, *, free: object) -> str:
+def wrong_text(text: str, *, free: bool) -> str:
     """Return what is wrong with a text that becomes a part of a unit, nothing if it is right.
 
     One that is ``free`` is quoted there and may have several lines; any other could bring a line of its own.
