@@ -253,6 +253,11 @@ def zone_problem(host: Host, zone: str) -> str:
     )
 
 
+def nearest(path: Path) -> Path:
+    """Return ``path``, or the nearest directory above that is there."""
+    return path if path.exists() else nearest(path.parent)
+
+
 def disk_problems(host: Host, root: str, needed: int) -> Iterator[tuple[str, str]]:
     """Yield the file systems with less than ``needed`` bytes free: that of the data, and that of the images.
 
@@ -264,7 +269,7 @@ def disk_problems(host: Host, root: str, needed: int) -> Iterator[tuple[str, str
     copies = sum(2 * host.path(path).stat().st_size for path in databases if host.path(path).exists())
     seen = set()
     for name, wanted in ((root, needed + copies), (CONTAINERS, needed)):
-        path = next(path for path in (host.path(name), *host.path(name).parents) if path.exists())
+        path = nearest(host.path(name))
         if path.stat().st_dev not in seen:
             yield f"disk under {name}", room_problem("disk free", shutil.disk_usage(path).free, wanted)
         seen.add(path.stat().st_dev)
