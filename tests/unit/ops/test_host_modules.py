@@ -92,15 +92,14 @@ def test_a_network_that_differs_is_made_anew(change: dict[str, Any]) -> None:
     ]
 
 
-def test_what_is_on_a_network_is_stopped_for_sure_before_it_is_made_anew() -> None:
+@pytest.mark.parametrize("unit", ["memoryark-a.service", "grafana.service"])
+def test_what_is_on_a_network_is_stopped_for_sure_before_it_is_made_anew(unit: str) -> None:
     """The start of another that needs it, as one that waits for its next start, must not cancel the stop."""
     recorder = network_host(internal=True)
-    recorder.answers["podman ps"] = [
-        {"Names": ["a"], "Labels": {"PODMAN_SYSTEMD_UNIT": "memoryark-a.service"}}
-    ]
+    recorder.answers["podman ps"] = [{"Names": ["a"], "Labels": {"PODMAN_SYSTEMD_UNIT": unit}}]
     result = networks.keep(Host(recorder), [NETWORK], check=False)
-    assert result["stopped"] == ["memoryark-a.service"]
-    assert recorder.commands[-3] == "systemctl --job-mode=replace-irreversibly stop memoryark-a.service"
+    assert result["stopped"] == [unit]
+    assert recorder.commands[-3] == f"systemctl --job-mode=replace-irreversibly stop {unit}"
 
 
 def test_a_network_leases_addresses_from_a_part_of_the_subnet_that_it_belongs_to() -> None:

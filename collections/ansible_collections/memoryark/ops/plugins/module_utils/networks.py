@@ -125,10 +125,10 @@ def colliding(networks: Mapping[str, Settings], others: Collection[Settings]) ->
     return [name for name, one in networks.items() if any(collide(one, other) for other in others)]
 
 
-def check_strangers(host: Host, names: Iterable[str]) -> None:
-    """Raise HostError if containers of others are on one of the networks."""
+def check_strangers(host: Host, names: Iterable[str], prefix: str = PREFIX) -> None:
+    """Raise HostError if there are ``strangers`` on one of the networks."""
     for name in names:
-        others = sorted(strangers(on(host, name)))
+        others = sorted(strangers(on(host, name), prefix))
         if others:
             raise HostError(
                 f"network {name} must be made anew, but containers that are not ours are on it: "
@@ -136,9 +136,13 @@ def check_strangers(host: Host, names: Iterable[str]) -> None:
             )
 
 
-def strangers(containers: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the names of those containers, as ``podman ps`` shows them, that no unit of ours runs."""
-    return [one["Names"][0] for one in containers if not unit_of(one).startswith(PREFIX)]
+def strangers(containers: Iterable[Mapping[str, Any]], prefix: str = PREFIX) -> list[str]:
+    """Return the names of those containers, as ``podman ps`` shows them, that no unit with ``prefix`` runs.
+
+    A release knows how to start its own units again and no others; whoever can start any has no prefix.
+    """
+    units = ((one["Names"][0], unit_of(one)) for one in containers)
+    return [name for name, unit in units if not unit or not unit.startswith(prefix)]
 
 
 def units_on(host: Host, name: str) -> list[str]:

@@ -101,7 +101,8 @@ def keep(host: Host, wanted: list[dict[str, Any]], check: bool) -> dict[str, Any
     before = networks.look(host, after)
     created = [name for name in after if name not in before]
     recreated = [name for name in after if name in before and before[name] != after[name]]
-    networks.check_strangers(host, recreated)
+    # Units are started again, whosever they are.
+    networks.check_strangers(host, recreated, prefix="")
     stopped = sorted({unit for name in recreated for unit in networks.units_on(host, name)})
     if not check:
         stop_for_sure(host, [unit.removesuffix(".service") for unit in stopped])
