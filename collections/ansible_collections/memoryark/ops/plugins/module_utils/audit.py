@@ -55,7 +55,7 @@ def audited(host: Host, action: str, params: Mapping[str, Any], result: dict[str
 
     ``params`` tell who (``by``) and what (``commit``); ``result`` has the ``plan`` and the number of the
     ``release``, before and, at the end, after. A run that cannot write its line itself, because it was killed
-    or the power went, has it written by the next.
+    or the power went, has it written by the ``note_cut_off`` of the next.
     """
     begun, before = time.monotonic(), result["release"]
 
@@ -82,7 +82,6 @@ def audited(host: Host, action: str, params: Mapping[str, Any], result: dict[str
         except OSError as problem:
             result.setdefault("warnings", []).append(f"{LOG} cannot be written: {problem}")
 
-    note_cut_off(host, before)
     # What is brought back in an emergency needs no room for a log.
     with suppress(OSError):
         host.write(BEGUN, line(CUT_OFF), mode=0o640)

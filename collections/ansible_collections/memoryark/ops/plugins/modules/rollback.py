@@ -70,7 +70,12 @@ plan:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.memoryark.ops.plugins.module_utils.audit import audited, origin, run_alone
+from ansible_collections.memoryark.ops.plugins.module_utils.audit import (
+    audited,
+    note_cut_off,
+    origin,
+    run_alone,
+)
 from ansible_collections.memoryark.ops.plugins.module_utils.host import Host, HostError
 from ansible_collections.memoryark.ops.plugins.module_utils.store import Store
 from ansible_collections.memoryark.ops.plugins.module_utils.transaction import (
@@ -93,6 +98,7 @@ def roll_back(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]
             "deploy its inventory instead"
         )
     if not plan.empty and not check:
+        note_cut_off(host, store.current())
         with audited(host, "rollback", params, result):
             result["release"] = number
             check_strangers(host, wanted, plan)

@@ -70,20 +70,25 @@ def _networks(name: str, values: Any) -> list[Problem]:
     return found
 
 
+def _list_of(check: Callable[[str, Any], list[Problem]]) -> Callable[[str, Any], list[Problem]]:
+    """Return a check of a list, each of whose entries ``check`` judges."""
+
+    def checked(name: str, values: Any) -> list[Problem]:
+        if not isinstance(values, list):
+            return [Problem(f"inventory {name}", "has to be a list.")]
+        return [
+            problem for number, value in enumerate(values) for problem in check(f"{name}[{number}]", value)
+        ]
+
+    return checked
+
+
 def _mapping(name: str, values: Any) -> list[Problem]:
     ok = isinstance(values, Mapping)
     return [] if ok else [Problem(f"inventory {name}", "has to be a mapping, with a key for each entry.")]
 
 
 _REGISTRY_KEYS = {"location", "insecure"}
-
-
-def _registries(name: str, values: Any) -> list[Problem]:
-    if not isinstance(values, list):
-        return [Problem(f"inventory {name}", "has to be a list.")]
-    return [
-        problem for number, value in enumerate(values) for problem in _registry(f"{name}[{number}]", value)
-    ]
 
 
 def _registry(name: str, value: Any) -> list[Problem]:
@@ -120,14 +125,6 @@ def _ssh_ports(name: str, values: Any) -> list[Problem]:
 
 
 _OPENING_KEYS = {"port", "protocol", "sources"}
-
-
-def _openings(name: str, values: Any) -> list[Problem]:
-    if not isinstance(values, list):
-        return [Problem(f"inventory {name}", "has to be a list.")]
-    return [
-        problem for number, value in enumerate(values) for problem in _opening(f"{name}[{number}]", value)
-    ]
 
 
 def _opening(name: str, value: Any) -> list[Problem]:
@@ -290,7 +287,7 @@ SETTINGS: dict[str, Setting] = {
     ),
     "memoryark_registries": Setting(
         "Container registries with settings of their own: location, insecure.",
-        check=_registries,
+        check=_list_of(_registry),
         default=[],
     ),
     "memoryark_ssh_ports": Setting(
@@ -307,7 +304,7 @@ SETTINGS: dict[str, Setting] = {
         "Other ports of the server itself that are reached from outside, each with port, protocol (tcp or "
         "udp) and sources. Those of containers are opened for their Compose files.",
         form="a list such as [{port: 9100, protocol: tcp, sources: [203.0.113.0/24]}]",
-        check=_openings,
+        check=_list_of(_opening),
         default=[],
     ),
     "memoryark_resolve_names": Setting("Whether the host names must resolve on the server.", default=True),
