@@ -32,6 +32,8 @@ STACK = REPO / "stack"
 HOST_PART = REPO / "tests" / "bench" / "peer.yml"
 _PEER = FOLDER / "peer"
 _LOG = "/var/log/memoryark/releases.log"
+# What systemd says when it begins to start a unit (sd-messages.h); a container may say the same words itself.
+_UNIT_STARTING = "7d4958e842da4a758f6c1cdc7b36dcc5"
 _REMOVE_PEER = f"""
 podman ps --all --quiet --filter name=^{peer.PREFIX} | xargs --no-run-if-empty podman rm --force --time 5
 podman network ls --quiet --filter name=^{peer.PREFIX} | xargs --no-run-if-empty podman network rm
@@ -86,10 +88,13 @@ class Bed:
         return found
 
     def seconds_since_start(self, unit: str) -> float:
-        """Return the seconds from the last start of a unit's container to the end of the last release."""
-        shown = ["journalctl", f"--unit={unit}", "--output=json", "--lines=1", "--grep=^Starting "]
-        began = float(json.loads(self.host.ssh(shown).stdout)["__REALTIME_TIMESTAMP"]) / 1e6
-        return datetime.fromisoformat(self.last_release()["time"]).timestamp() - began
+        """Return the seconds from the first start of a unit in the last release to the end of that release."""
+        release = self.last_release()
+        # The log has whole seconds; the one that had begun counts.
+        end = datetime.fromisoformat(release["time"]).timestamp() + 1
+        shown = ["journalctl", f"UNIT={unit}.service", f"MESSAGE_ID={_UNIT_STARTING}", "--output=json"]
+        shown += [f"--since=@{end - release['seconds'] - 1:.0f}", "--lines=+1"]
+        return end - float(json.loads(self.host.ssh(shown).stdout)["__REALTIME_TIMESTAMP"]) / 1e6
 
     def describe(self) -> dict[str, str]:
         """Return what the host is, for the page."""
