@@ -110,6 +110,21 @@ def test_what_only_one_service_may_have(change: dict[str, Any], what: str) -> No
     assert what in found[0]
 
 
+@pytest.mark.parametrize(
+    ("ports", "claims"),
+    [
+        (["192.0.2.1:53:53/udp", "192.0.2.2:53:53/udp", "[2001:db8::1]:53:53/udp"], []),
+        (["192.0.2.1:53:53/udp", "192.0.2.1:53:53/tcp"], []),
+        (["192.0.2.1:53:53", "192.0.2.1:53:54"], ["host port '53/tcp of 192.0.2.1' is claimed by app twice"]),
+        (["192.0.2.1:53:53", "53:54"], ["host port '53/tcp' is claimed by app twice"]),
+        (["0.0.0.0:53:53", "127.0.0.1:53:53"], ["host port '53/tcp' is claimed by app twice"]),
+    ],
+)
+def test_a_port_is_published_once_at_each_address(ports: list[str], claims: list[str]) -> None:
+    found = problems({"app": smallest(ports=ports)})
+    assert [problem.partition("ports: ")[2] for problem in found] == [f"{claim}." for claim in claims]
+
+
 @pytest.mark.parametrize("name", ["networks", "memoryark-recovery"])
 def test_a_unit_of_the_project_is_no_service(name: str) -> None:
     (found,) = problems({name: smallest()})

@@ -30,6 +30,7 @@ _TAGGED = re.compile(
 )
 
 SIGNED_LIMIT = 2 * 2**20
+EVERY_ADDRESS = ("", "0.0.0.0", "::")
 
 Where = Callable[[str, str], str]
 """Names file and key for a service and a path below it."""
@@ -316,8 +317,15 @@ def _check_hardening(service: Service, problem: Callable[[str, str], Problem]) -
         yield problem("deploy.resources.reservations.cpus", "is above the limit")
 
 
-def _ports(service: Service, _catalogue: Catalogue) -> list[str]:
-    return [f"{port.published}/{port.protocol}" for port in service.ports]
+def _ports(service: Service, catalogue: Catalogue) -> list[str]:
+    """One port may be published at several addresses, but not beside one that is published at all of them."""
+    every = [port for other in catalogue.services.values() for port in other.ports]
+    everywhere = {(port.published, port.protocol) for port in every if port.host_ip in EVERY_ADDRESS}
+    return [
+        f"{port.published}/{port.protocol}"
+        + ("" if (port.published, port.protocol) in everywhere else f" of {port.host_ip}")
+        for port in service.ports
+    ]
 
 
 def _addresses(service: Service, catalogue: Catalogue) -> list[str]:
@@ -361,7 +369,7 @@ def _check_unique(
             owners.setdefault(value, []).append(service.name)
     for value, names in owners.items():
         if len(names) > 1:
-            others = " and ".join(sorted(names))
+            others = " and ".join(sorted(set(names))) + (" twice" if len(set(names)) == 1 else "")
             yield Problem(where(sorted(names)[-1], key), f"{what} '{value}' is claimed by {others}.")
 
 
