@@ -189,8 +189,10 @@ def test_the_specified_limits_hold_in_the_running_cgroup(host: Host) -> None:
     }
     shown = host.ssh(["systemctl", "show", "memoryark-line-service", f"--property={','.join(wanted)}"]).stdout
     assert dict(line.split("=", 1) for line in shown.splitlines()) == wanted
-    low = int(host.ssh(["cat", "/sys/fs/cgroup/memoryark.slice/memory.low"]).stdout)
+    group = "/sys/fs/cgroup/memoryark.slice"
+    low, weight = map(int, host.ssh(["cat", f"{group}/memory.low", f"{group}/cpu.weight"]).stdout.split())
     assert low >= 256 * MEBIBYTE
+    assert weight == 500
 
 
 @pytest.mark.parametrize("name", CONTAINERS)

@@ -172,11 +172,12 @@ def test_a_service_without_networks_has_none() -> None:
     assert "\nNetwork=none\n" in quadlets["memoryark-app.container"]
 
 
-def test_the_slice_guarantees_what_its_containers_reserve() -> None:
+def test_the_slice_guarantees_what_its_containers_reserve_and_comes_first() -> None:
     reserving = {"deploy": {"resources": {"reservations": {"memory": "32M"}}}}
     services = {"a": smallest(**reserving), "b": smallest(**reserving, **{"x-memoryark": {"id_range": 2}})}
     _quadlets, systemd = render_units(build_catalogue(sources(services)), "/srv/ark")
     assert f"MemoryLow={64 * 2**20}\n" in systemd["memoryark.slice"]
+    assert "CPUWeight=500\n" in systemd["memoryark.slice"]
 
 
 def test_a_boot_makes_networks_before_all_containers_and_not_while_a_release_is_tried() -> None:

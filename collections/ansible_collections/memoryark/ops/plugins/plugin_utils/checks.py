@@ -30,7 +30,7 @@ _TAGGED = re.compile(
 )
 
 SIGNED_LIMIT = 2 * 2**20
-EVERY_ADDRESS = ("", "0.0.0.0", "::")
+EVERY_ADDRESS = ("", "0.0.0.0", "::")  # noqa: S104 - what Compose files say, nothing is bound
 
 Where = Callable[[str, str], str]
 """Names file and key for a service and a path below it."""

@@ -33,6 +33,9 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.quantities import se
 Section = list[tuple[str, str]]
 
 SLICE = "memoryark.slice"
+# Against 100 of everything else on the host: a deployment, a backup or an update slows no visitor down, and
+# what is left is enough to sign in and to see why processors are short.
+SLICE_WEIGHT = 500
 ID_RANGE_BASE = 100_000
 ID_RANGE_SIZE = 65_536
 # What a start may take beyond the health check's own times: creating the container, a slow host.
@@ -386,7 +389,7 @@ def render_units(catalogue: Catalogue, root: str) -> tuple[dict[str, str], dict[
     reserved = sum(service.reserved_memory * service.replicas for service in catalogue.services.values())
     target: Section = [("Description", "MemoryArk: all of its containers"), ("Wants", networks.UNIT)]
     # A container's MemoryLow only counts up to what the slice above it has.
-    memory: Section = [("MemoryLow", str(reserved))]
+    share: Section = [("MemoryLow", str(reserved)), ("CPUWeight", str(SLICE_WEIGHT))]
     # At boot only: while a release is being tried, systemd has the target from /run.
     recovery: Section = [
         ("Description", "MemoryArk: databases as they were before a release that was interrupted"),
@@ -415,5 +418,5 @@ def render_units(catalogue: Catalogue, root: str) -> tuple[dict[str, str], dict[
         databases.UNIT: unit_text({"Unit": recovery, "Service": program}),
         networks.UNIT: unit_text({"Unit": keeping, "Service": keeper}),
         TARGET: unit_text({"Unit": target, "Install": [("WantedBy", "multi-user.target")]}),
-        SLICE: unit_text({"Unit": [("Description", "MemoryArk containers")], "Slice": memory}),
+        SLICE: unit_text({"Unit": [("Description", "MemoryArk containers")], "Slice": share}),
     }
