@@ -107,6 +107,16 @@ def _plug(interface: str, addresses: Sequence[str]) -> None:
         _ip(family, "route", "add", "default", "dev", interface)
 
 
+@contextmanager
+def vanished(address: str) -> Iterator[None]:
+    """Nothing answers at an ``address`` of the world, not even that nobody listens there."""
+    _ip("address", "delete", f"{address}/32", "dev", "cable")
+    try:
+        yield
+    finally:
+        _ip("address", "add", address, "dev", "cable")
+
+
 def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True)
 

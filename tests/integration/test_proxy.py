@@ -189,6 +189,15 @@ def test_a_bot_that_is_away_is_no_wrong_signature(proxy: Proxy) -> None:
     assert (answer.status, answer.headers.get("retry-after")) == (503, "10")
 
 
+def test_a_service_that_has_vanished_keeps_nobody_waiting(proxy: Proxy) -> None:
+    """As while its container is made anew: its name is still known, and its address answers nothing."""
+    assert proxy.ask("/api/files").status == 200
+    with proxy_bed.vanished(proxy_bed.BACKEND):
+        answer = proxy.send(request("/api/files", []), timeout=5)
+    assert (answer.status, answer.headers.get("retry-after")) == (503, "10")
+    assert proxy.ask("/api/files").status == 200
+
+
 # --- who somebody is
 
 
