@@ -6,6 +6,7 @@ import argparse
 import datetime
 import json
 import sys
+from collections.abc import Collection, Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -17,8 +18,10 @@ from memoryark_lab.progress import Progress
 
 from tests.bench import bed as beds
 from tests.bench import collection, contest, edge, page, plan, underload
+from tests.bench.changes import KINDS
 
-PARTS = ("plan", "edge", "runs", "load")
+PARTS = ("plan", "edge", "runs", "changes", "load")
+WITH_PEER = {"runs", "changes"}
 PAIRS = 3
 PAGE = REPO / "docs" / "benchmarks.md"
 RESULTS = PAGE.with_suffix(".json")
@@ -44,13 +47,16 @@ def measure_plan(progress: Progress) -> dict[str, Any]:
     }
 
 
-def measure_runs(bed: beds.Bed, progress: Progress, pairs: int) -> dict[str, Any]:
-    """Parts 1 and 2: in turn with the peer."""
-    return {
-        **contest.prepare(bed, progress),
-        "idle": contest.idle(bed, progress, pairs),
-        "change": contest.one_change(bed, progress, pairs),
-    }
+def measure_with_peer(
+    bed: beds.Bed, progress: Progress, parts: Collection[str], pairs: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Parts 1 and 2, in turn with the peer: yield results by part."""
+    peer = contest.prepare(bed, progress)
+    if "runs" in parts:
+        yield "runs", peer | contest.idle(bed, progress, pairs)
+    if "changes" in parts:
+        yield "changes", contest.changes(bed, progress, pairs)
+    bed.remove_peer()
 
 
 def about(bed: beds.Bed) -> dict[str, str]:
@@ -68,10 +74,13 @@ def steps(parts: list[str], pairs: int) -> tuple[int, float]:
     known = {
         "plan": (1, 0.2),
         "edge": (3 * pairs, 3 * pairs * 2 * edge.SECONDS / 60),
-        "runs": (3 + 4 * pairs, 18 + 15.0 * pairs),
+        "peer": (3, 12.0),
+        "runs": (2 * pairs, 6.0 * pairs),
+        "changes": (2 * pairs * len(KINDS), 7.0 * pairs * len(KINDS)),
         "load": (3 + 5 * pairs, 9 + 9.0 * pairs),
     }
-    return sum(known[part][0] for part in parts), sum(known[part][1] for part in parts)
+    wanted = [*parts, *(["peer"] if WITH_PEER & {*parts} else [])]
+    return sum(known[part][0] for part in wanted), sum(known[part][1] for part in wanted)
 
 
 def keep(results: dict[str, Any], **more: Any) -> None:
@@ -93,9 +102,9 @@ def run(parts: list[str], pairs: int) -> None:
         keep(results, edge=edge.measure(progress, pairs) | {"date": today()})
     if set(parts) - {"plan", "edge"}:
         with beds.bed() as bed:
-            if "runs" in parts:
-                keep(results, runs=measure_runs(bed, progress, pairs) | {"host": about(bed)})
-                bed.remove_peer()
+            if WITH_PEER & {*parts}:
+                for part, found in measure_with_peer(bed, progress, parts, pairs):
+                    keep(results, **{part: found | {"host": about(bed)}})
             if "load" in parts:
                 keep(results, load=underload.measure(bed, progress, pairs) | {"host": about(bed)})
     print(f"Results: {RESULTS}\nPage: {PAGE}")

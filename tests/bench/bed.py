@@ -110,11 +110,6 @@ class Bed:
         return merge(self.settings["memoryark_compose"], change or {})
 
 
-def service_change(service: str, **keys: Any) -> dict[str, Any]:
-    """Return a change of one service, as the inventory would write it."""
-    return {"services": {service: keys}}
-
-
 def write_peer(catalogue: Catalogue, names: Mapping[str, str]) -> None:
     """Write the peer's playbook and configuration files for ``catalogue``."""
     own = peer.apart(catalogue)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ansible_collections.memoryark.ops.plugins.plugin_utils.merge import merge
 from memoryark_lab.deployment import Run
 from memoryark_lab.errors import LabError
 from memoryark_lab.progress import Progress
 
-from tests.bench.bed import Bed, service_change
+from tests.bench.bed import Bed
+from tests.bench.changes import KINDS, Change
 from tests.bench.peer import PREFIX
 
-SERVICE = "memoryark-frontend"
 _TASK = re.compile(r"^(?:TASK|RUNNING HANDLER) \[(?P<title>.*)\] \*+$|^(?P<changed>changed): \[", re.M)
 
 Result = dict[str, Any]
@@ -71,16 +72,25 @@ def idle(bed: Bed, progress: Progress, pairs: int) -> Result:
     }
 
 
-def one_change(bed: Bed, progress: Progress, pairs: int) -> Result:
-    """Change one environment variable of one service by both, in turn, to a new value each time."""
-    taken = []
-    for number in range(1, pairs + 1):
-        change = service_change(SERVICE, environment={"BENCH_PAIR": str(number)})
-        with progress.step(f"One change, pair {number} of {pairs}: ours", "about 2 min"):
-            ours = good(bed.deploy(change), "site.yml")
-        with progress.step(f"One change, pair {number} of {pairs}: the peer", "about 6 min"):
-            theirs = good(bed.deploy_peer(change), "the peer")
-        if ours.changed < 1 or theirs.changed < 1:
-            raise LabError(f"there was a change; ours changed {ours.changed} and the peer {theirs.changed}")
-        taken.append((ours.seconds, theirs.seconds))
-    return {"pairs": taken}
+def changes(bed: Bed, progress: Progress, pairs: int) -> Result:
+    """Change one thing of one service by both, in turn, and each kind of thing several times.
+
+    Each run finds what the one before it has left, and one thing more.
+    """
+    standing: Change = {}
+    found: Result = {}
+    for kind, (title, change) in KINDS.items():
+        taken = found[kind] = []
+        for number in range(1, pairs + 1):
+            standing = merge(standing, change(number))
+            name = f"{title}, pair {number} of {pairs}"
+            with progress.step(f"{name}: ours", "about 2 min"):
+                ours = good(bed.deploy(standing), "site.yml")
+            with progress.step(f"{name}: the peer", "about 5 min"):
+                theirs = good(bed.deploy_peer(standing), "the peer")
+            if ours.changed < 1 or theirs.changed < 1:
+                raise LabError(
+                    f"there was a change; ours changed {ours.changed} and the peer {theirs.changed}"
+                )
+            taken.append((ours.seconds, theirs.seconds))
+    return found

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tests.bench.changes import KINDS
 from tests.bench.figures import Pairs, number, table, verdict
 
 IDLE_GOAL, CHANGE_GOAL, EDGE_GOAL = 5.0, 3.0, 0.9
@@ -19,9 +20,9 @@ _HEAD = """\
 # Benchmarks
 
 Written by `make bench` of what it measured ([benchmarks.json](benchmarks.json)); edits are lost with its next
-run. It runs on the host that `make demo` makes, and takes about 100 minutes where hosts are emulated. Single
-parts: `PYTHONPATH=collections .venv/bin/python -m tests.bench plan`, or `edge`, or `runs`, or `load`; the others
-stay as they were measured before.
+run. It runs on the host that `make demo` makes, and takes about 130 minutes where hosts are emulated. Single
+parts: `PYTHONPATH=collections .venv/bin/python -m tests.bench plan`, or `edge`, `runs`, `changes`, `load`; the
+others stay as they were measured before.
 """
 
 _RUNS = """\
@@ -82,6 +83,7 @@ def render(results: Results) -> str:
             _HEAD,
             _RUNS,
             _runs(results["runs"]) if "runs" in results else f"\n{NOT_YET}",
+            _changes(results["changes"]) if "changes" in results else f"\nChanges: {NOT_YET}",
             _PLAN.format(**results["plan"]) + _plan(results["plan"])
             if "plan" in results
             else f"\n## Planning\n\n{NOT_YET}",
@@ -103,26 +105,19 @@ def _host(host: Results) -> str:
     )
 
 
+_PAIRS_HEAD = ["Run", "pairs", "ours, s", "peer, s", "ratio", "goal", "each pair"]
+
+
+def _pairs_row(title: str, taken: Sequence[Sequence[float]], goal: float) -> list[Any]:
+    pairs = Pairs(tuple((first, second) for first, second in taken))
+    each = ", ".join(f"{first:.0f} and {second:.0f}" for first, second in taken)
+    met = verdict(pairs.ratio >= goal)
+    return [title, len(taken), *pairs.medians, number(pairs.ratio), f"{goal:g}, {met}", each]
+
+
 def _runs(runs: Results) -> str:
-    idle, change = runs["idle"], runs["change"]
-    rows = []
-    for title, result, goal in (
-        ("`site.yml`, nothing changed", idle, IDLE_GOAL),
-        ("one variable of one service changed", change, CHANGE_GOAL),
-    ):
-        pairs = Pairs(tuple((first, second) for first, second in result["pairs"]))
-        ours, theirs = pairs.medians
-        met = verdict(pairs.ratio >= goal)
-        rows.append([title, len(pairs.taken), ours, theirs, number(pairs.ratio), f"{goal:g}, {met}"])
-    head = ["Run", "pairs", "ours, s", "peer, s", "ratio", "goal"]
-    every = table(
-        ["Pair", "nothing changed: ours, s", "peer, s", "one change: ours, s", "peer, s"],
-        [
-            [index, *first, *second]
-            for index, (first, second) in enumerate(zip(idle["pairs"], change["pairs"], strict=True), start=1)
-        ],
-    )
-    quiet = verdict(idle["changed"][0] == 0 and idle["restarts"] == 0)
+    row = _pairs_row("`site.yml`, nothing changed", runs["pairs"], IDLE_GOAL)
+    quiet = verdict(runs["changed"][0] == 0 and runs["restarts"] == 0)
     peer = (
         f"The peer's {runs['peer_tasks']} tasks changed nothing in a second run."
         if not runs["peer_changes"]
@@ -131,10 +126,22 @@ def _runs(runs: Results) -> str:
         + "."
     )
     return (
-        f"\n{table(head, rows)}\nMedians of runs in pairs, ours and then the peer; the ratio is the median of the "
-        f"pairs' ratios. In all runs of ours without a change: {idle['changed'][0]} changed, "
-        f"{idle['restarts']} containers restarted (goal 0 and 0, {quiet}). {peer}\n\n{every}"
-        f"{_host(runs['host'])}"
+        f"\n{table(_PAIRS_HEAD, [row])}\nMedians of runs in pairs, ours and then the peer; the ratio is the median of "
+        f"the pairs' ratios. In all runs of ours without a change: {runs['changed'][0]} changed, "
+        f"{runs['restarts']} containers restarted (goal 0 and 0, {quiet}). {peer}\n{_host(runs['host'])}"
+    )
+
+
+def _changes(changes: Results) -> str:
+    rows = [
+        _pairs_row(title, changes[kind], CHANGE_GOAL)
+        for kind, (title, _change) in KINDS.items()
+        if kind in changes
+    ]
+    return (
+        f"\n{table(_PAIRS_HEAD, rows)}\nnginx reads its configuration anew, Prometheus is started anew; of the pages "
+        "another container serves meanwhile, which takes two starts, and the peer leaves them away while it starts "
+        f"theirs.\n{_host(changes['host'])}"
     )
 
 

@@ -14,10 +14,10 @@ from memoryark_lab.deployment import Run
 from memoryark_lab.errors import LabError
 from memoryark_lab.progress import Progress
 
-from tests.bench.bed import FOLDER, Bed, service_change
+from tests.bench.bed import FOLDER, Bed
+from tests.bench.changes import BACKEND, LINE, another_route, changed, service_change
 from tests.bench.contest import Result, good
 
-LINE, BACKEND, FRONTEND = "line-service", "memoryark-backend", "memoryark-frontend"
 # LINE counts a webhook as failed after that many seconds.
 LINE_SECONDS = 2.0
 QUIET_SECONDS = 60.0
@@ -38,17 +38,6 @@ SICK = service_change(
         "start_interval": "5s",
     },
 )
-
-
-def changed(service: str, round_: object) -> dict[str, Any]:
-    """A change of a service's environment that it does not look at."""
-    return service_change(service, environment={"BENCH_ROUND": str(round_)})
-
-
-def another_route(round_: object) -> dict[str, Any]:
-    """A change of the proxy's configuration alone: one more path that leads to the pages."""
-    route = {"host": "${MEMORYARK_DOMAIN}", "path": f"/bench-{round_}/", "port": 8080}
-    return service_change(FRONTEND, **{"x-memoryark": {"routes": [route]}})
 
 
 def summary(result: load.Result, run: Run | None = None) -> Result:

@@ -31,12 +31,16 @@ class Bed:
         self.changes: list[Any] = []
         self.takes_sick_for_good = False
         self.peers = 1
+        self.changes_nothing = False
+
+    def remove_peer(self) -> None:
+        self.done.append("removed")
 
     def deploy(self, change: Mapping[str, Any] | None = None) -> Run:
         self.done.append("ours")
         self.changes.append(change)
         sick = "CMD', 'false" in str(change) and not self.takes_sick_for_good
-        return Run(1 if sick else 0, int(change is not None), "", 10.0)
+        return Run(1 if sick else 0, int(change is not None and not self.changes_nothing), "", 10.0)
 
     def deploy_peer(self, change: Mapping[str, Any] | None = None) -> Run:
         self.done.append("peer")
@@ -91,20 +95,44 @@ def progress() -> Progress:
 
 
 def test_runs_are_taken_in_pairs(bed: Any, progress: Progress) -> None:
-    found = bench.measure_runs(bed, progress, 2)
+    found = dict(bench.measure_with_peer(bed, progress, ["runs"], 2))
     # Once ours and twice the peer, so that neither has anything left to do; then in turn.
-    assert bed.done == ["ours", "peer", "peer", *["ours", "peer"] * 4]
-    assert found["idle"] == {"pairs": [(10.0, 60.0)] * 2, "changed": [0, 0], "restarts": 0}
-    assert (found["peer_changes"], found["peer_tasks"]) == ([], 1)
+    assert bed.done == ["ours", "peer", "peer", *["ours", "peer"] * 2, "removed"]
+    assert found == {
+        "runs": {
+            "peer_changes": [],
+            "peer_tasks": 1,
+            "pairs": [(10.0, 60.0)] * 2,
+            "changed": [0, 0],
+            "restarts": 0,
+        }
+    }
     assert "nothing changed | 2 | 10.0 | 60.0 | 6.00 | 5, met |" in page.render(
-        {"runs": found | {"host": bench.about(bed)}}
+        {"runs": found["runs"] | {"host": bench.about(bed)}}
     )
     assert len(progress.taken) == bench.steps(["runs"], 2)[0]
 
 
-def test_every_change_has_a_new_value(bed: Any, progress: Progress) -> None:
-    contest.one_change(bed, progress, 3)
-    assert len({str(change) for change in bed.changes}) == 3
+def test_each_run_with_a_change_finds_one_thing_more_than_the_one_before(
+    bed: Any, progress: Progress
+) -> None:
+    found = dict(bench.measure_with_peer(bed, progress, ["changes"], 2))
+    assert found["changes"] == dict.fromkeys(["configuration", "restart", "roll"], [(10.0, 60.0)] * 2)
+    assert bed.done == ["ours", "peer", "peer", *["ours", "peer"] * 6, "removed"]
+    changes = bed.changes[1:]
+    services = [set(_differences(*pair)) for pair in zip([{"services": {}}, *changes], changes, strict=False)]
+    pages, prometheus = {"memoryark-frontend"}, {"prometheus"}
+    assert services == [pages, pages, prometheus, prometheus, pages, pages]
+    assert "pages changed, without a gap | 2 | 10.0 | 60.0 | 6.00 | 3, met |" in page.render(
+        {"changes": found["changes"] | {"host": bench.about(bed)}}
+    )
+    assert len(progress.taken) == bench.steps(["changes"], 2)[0]
+
+
+def test_a_change_that_is_none_is_no_measurement(bed: Any, progress: Progress) -> None:
+    bed.changes_nothing = True
+    with pytest.raises(LabError, match="ours changed 0"):
+        contest.changes(bed, progress, 1)
 
 
 def test_a_peer_that_does_not_run_is_no_peer(bed: Any, progress: Progress) -> None:

@@ -37,8 +37,14 @@ RESULTS: dict[str, Any] = {
     "runs": {
         "peer_changes": [],
         "peer_tasks": 52,
-        "idle": {"pairs": [[50.0, 300.0], [52.0, 312.0]], "changed": [0, 0], "restarts": 0},
-        "change": {"pairs": [[100.0, 310.0], [101.0, 320.0]]},
+        "pairs": [[50.0, 300.0], [52.0, 312.0]],
+        "changed": [0, 0],
+        "restarts": 0,
+        "host": HOST,
+    },
+    "changes": {
+        "configuration": [[60.0, 310.0], [61.0, 320.0]],
+        "restart": [[100.0, 310.0], [101.0, 320.0]],
         "host": HOST,
     },
     "plan": {
@@ -81,21 +87,21 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 
 def test_without_results_there_are_no_numbers_to_read() -> None:
     text = page.render({})
-    assert text.count(page.NOT_YET) == 4
+    assert text.count(page.NOT_YET) == 5
     assert "met" not in re.findall(r"\w+", text)
 
 
-@pytest.mark.parametrize("part", ["runs", "plan", "edge", "load"])
+@pytest.mark.parametrize("part", ["runs", "changes", "plan", "edge", "load"])
 def test_each_part_can_be_there_alone(part: str) -> None:
-    assert page.render({part: RESULTS[part]}).count(page.NOT_YET) == 3
+    assert page.render({part: RESULTS[part]}).count(page.NOT_YET) == 4
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        "| `site.yml`, nothing changed | 2 | 51.0 | 306 | 6.00 | 5, met |",
-        "| one variable of one service changed | 2 | 100 | 315 | 3.13 | 3, met |",
-        "| 2 | 52.0 | 312 | 101 | 320 |",
+        "| `site.yml`, nothing changed | 2 | 51.0 | 306 | 6.00 | 5, met | 50 and 300, 52 and 312 |",
+        "| one file of nginx's configuration changed | 2 | 60.5 | 315 | 5.21 | 3, met | 60 and 310, 61 and 320 |",
+        "| one variable of Prometheus changed | 2 | 100 | 315 | 3.13 | 3, met | 100 and 310, 101 and 320 |",
         "| 200 | 1.10 | 0.20 | 1.30 | 6.50 |",
         "| line-service changed | 2 | 800 | 0 | 6 | 0.060 | 2.50 | 0.000 |",
         "| a file | 1 | 9000 | 9500 | 0.95 | 50.0 | 40.0 |",
@@ -127,10 +133,10 @@ def test_it_says_what_came_of_it(words: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("runs.idle.pairs", [[50.0, 249.0], [52.0, 250.0]]),
-        ("runs.idle.changed", [1, 0]),
-        ("runs.idle.restarts", 1),
-        ("runs.change.pairs", [[100.0, 290.0], [100.0, 290.0]]),
+        ("runs.pairs", [[50.0, 249.0], [52.0, 250.0]]),
+        ("runs.changed", [1, 0]),
+        ("runs.restarts", 1),
+        ("changes.restart", [[100.0, 290.0], [100.0, 290.0]]),
         ("plan.factor", 1.6),
         ("plan.seconds.200.plan", 0.9),
         ("edge.proxied", [[{**FAST, "rate": 8000.0}, BARE]]),

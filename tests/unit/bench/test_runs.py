@@ -9,7 +9,7 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.merge import merge
 from memoryark_lab import load
 from memoryark_lab.load import Record
 
-from tests.bench import collection, contest, plan, underload
+from tests.bench import changes, collection, contest, plan, underload
 
 OUTPUT = """
 TASK [Keep the network a] ******************
@@ -61,10 +61,10 @@ def test_a_summary_tells_late_answers_from_failures() -> None:
 
 
 def test_releases_change_one_thing_each_and_keep_what_was_changed_before() -> None:
-    after = merge(merge(underload.OPEN, underload.changed("line-service", 1)), underload.another_route(1))
+    after = merge(merge(underload.OPEN, changes.changed("line-service", 1)), changes.another_route(1))
     assert after["services"]["line-service"]["environment"] == {
         "LINE_WEBHOOK_RATE_LIMIT": "1000000",
         "BENCH_ROUND": "1",
     }
-    twice = merge(after, underload.another_route(2))["services"]["memoryark-frontend"]["x-memoryark"]
+    twice = merge(after, changes.another_route(2))["services"]["memoryark-frontend"]["x-memoryark"]
     assert [route["path"] for route in twice["routes"]] == ["/bench-1/", "/bench-2/"]
