@@ -119,7 +119,7 @@ def test_it_has_the_numbers(line: str) -> None:
         "the bad one included: 0 (goal 0, met)",
         "at least 0.95 (goal 0.9, met)",
         "answered in 0.40 ms, 99 of 100 in 2.00 ms; unchecked in 0.40 ms and 2.00 ms.",
-        "95.5 s after its container was started (goal 100 s: the health check's 90 s and 10 s; met)",
+        "95.5 s after its container was started (goal 100 s: the 90 s that systemd gives it to become healthy and 10 s; met)",
         "while the backend changed: 779 of 200, 19 of 502, 2 of 504.",
         "62.0 s from the command to its end, all healthy; 21.0 s of it on the host (median of 2)",
         "2026-01-02 with the project at `abc`, on a host with 2 processors and 2990 MiB, qemu (emulated, without KVM)",

@@ -28,6 +28,7 @@ NETWORKS = "etc/containers/networks"
 # What the release module takes for a container of which nothing is said.
 PLAIN: dict[str, Any] = {
     "level": 0,
+    "health_limit": 0.0,
     "monitor": 0.0,
     "live": False,
     "databases": [],

@@ -1331,6 +1331,27 @@ def test_a_run_that_was_cut_off_has_its_line_as_well(machine: Machine, step: str
     assert len(logged(machine)) == 2
 
 
+@pytest.mark.parametrize(
+    ("step", "to"),
+    [("systemctl restart memoryark-a.service", 1), ("systemctl start memoryark.target", 2)],
+    ids=["before the commit", "after it"],
+)
+def test_a_run_that_failed_is_logged_with_the_release_that_the_host_boots(
+    machine: Machine, step: str, to: int
+) -> None:
+    def fail(words: list[str]) -> None:
+        if " ".join(words) == step:
+            machine.watch = lambda _words: None
+            raise HostError("a bad day")
+
+    machine.watch = fail
+    with pytest.raises(HostError, match="a bad day"):
+        deploy(machine.host(), release(**NEW), check=False)
+    line = logged(machine)[-1]
+    assert (line["action"], line["from"], line["to"]) == ("deploy", 1, to)
+    assert "a bad day" in line["error"]
+
+
 def test_a_log_that_cannot_be_written_is_told(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")

@@ -50,14 +50,20 @@ def run_alone(module: AnsibleModule, work: Callable[[Host, dict[str, Any], bool]
 
 
 @contextmanager
-def audited(host: Host, action: str, params: Mapping[str, Any], result: dict[str, Any]) -> Iterator[None]:
+def audited(
+    host: Host,
+    current: Callable[[], int | None],
+    action: str,
+    params: Mapping[str, Any],
+    result: dict[str, Any],
+) -> Iterator[None]:
     """Append one JSON line about what is done within to the audit log, also when it fails.
 
-    ``params`` tell who (``by``) and what (``commit``); ``result`` has the ``plan`` and the number of the
-    ``release``, before and, at the end, after. A run that cannot write its line itself, because it was killed
+    ``current`` tells which release the host boots. ``params`` say who (``by``) and what (``commit``),
+    ``result`` has the ``plan``. A run that cannot write its line itself, because it was killed
     or the power went, has it written by the ``note_cut_off`` of the next.
     """
-    begun, before = time.monotonic(), result["release"]
+    begun, before = time.monotonic(), current()
 
     def line(error: str) -> str:
         return as_line(
@@ -67,7 +73,7 @@ def audited(host: Host, action: str, params: Mapping[str, Any], result: dict[str
                 "by": params["by"],
                 "commit": params["commit"],
                 "from": before,
-                "to": result["release"],
+                "to": current(),
                 "changes": {word: names for word, names in result["plan"].items() if names},
                 "seconds": round(time.monotonic() - begun, 1),
                 "error": error,

@@ -7,8 +7,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ Runner = Callable[..., tuple[int, str, str]]
 QUADLET_GENERATOR = "/usr/libexec/podman/quadlet"
 UNIT_LABEL = "PODMAN_SYSTEMD_UNIT"
 _RUNS = {"active", "reloading"}
+_POLL = 1.0
 # What the names of all our units with a container begin with.
 PREFIX = "memoryark-"
 # On networks and volumes that this project made.
@@ -39,10 +43,20 @@ class Host:
         """Return where the absolute path ``name`` is."""
         return self._base / name.lstrip("/")
 
-    def run(self, argv: Sequence[str], data: str | None = None, env: Mapping[str, str] | None = None) -> str:
-        """Return the output of a command; raises HostError with its error output."""
+    def run(
+        self,
+        argv: Sequence[str],
+        data: str | None = None,
+        env: Mapping[str, str] | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> str:
+        """Return the output of a command; raises HostError with its error output.
+
+        ``meanwhile`` is called once a second until the command has ended, which must be one that says little.
+        """
+        more = {"before_communicate_callback": partial(keep_calling, meanwhile)} if meanwhile else {}
         code, out, err = self._runner(
-            list(argv), data=data, binary_data=data is not None, environ_update=dict(env or {})
+            list(argv), data=data, binary_data=data is not None, environ_update=dict(env or {}), **more
         )
         if code != 0:
             said = (err.strip() or out.strip()) or "it said nothing"
@@ -169,6 +183,15 @@ class Host:
     def journal(self, unit: str, lines: int = 30) -> str:
         """Return the last ``lines`` of a unit's journal since its last start."""
         return self.run(["journalctl", "--no-pager", "--output=short", f"--lines={lines}", f"--unit={unit}"])
+
+
+def keep_calling(meanwhile: Callable[[], None], process: subprocess.Popen[bytes]) -> None:
+    """Call ``meanwhile`` once a second until a process has ended."""
+    while process.poll() is None:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL)
+            return
+        meanwhile()
 
 
 def running(states: Mapping[str, Mapping[str, str]]) -> frozenset[str]:

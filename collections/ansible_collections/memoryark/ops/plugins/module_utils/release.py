@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -29,7 +29,8 @@ class Unit:
 
     ``name`` is its unit's without suffix, ``text`` the Quadlet file, ``level`` orders starts, ``configs``
     names its set of configuration files, if any. With ``live`` it reads these anew when it is told to.
-    ``check`` is the command that checks them, ``monitor`` the seconds that it must stay healthy,
+    ``check`` is the command that checks them, ``health_limit`` the seconds for which its health checks may
+    fail while it starts, 0 for as long as systemd lets it, ``monitor`` those that it must stay healthy,
     ``databases`` are the paths of the SQLite files that it may migrate.
 
     The units of a ``rolling`` service are changed ``parallelism`` at a time, ``delay`` seconds apart, while
@@ -46,6 +47,7 @@ class Unit:
     configs: str = ""
     live: bool = False
     check: tuple[str, ...] = ()
+    health_limit: float = 0.0
     monitor: float = 0.0
     databases: tuple[str, ...] = ()
     rolling: bool = False
@@ -78,6 +80,10 @@ class Release:
     def of(self, service: str) -> list[Unit]:
         """Return the units of a service."""
         return [unit for unit in self.units if unit.service == service]
+
+    def named(self, names: Collection[str]) -> list[Unit]:
+        """Return the units with these names."""
+        return [unit for unit in self.units if unit.name in names]
 
     def first_of(self, name: str) -> Unit | None:
         """Return the first unit of the service of which ``name``, by its form, is a further container."""
@@ -134,6 +140,11 @@ class Release:
         )
 
 
+def health_limits(units: Iterable[Unit]) -> dict[str, float]:
+    """Return the limits, by name, of those units that have one."""
+    return {unit.name: unit.health_limit for unit in units if unit.health_limit}
+
+
 def read_unit(raw: Mapping[str, Any]) -> Unit:
     """Return a unit from its JSON; raises TypeError if something is missing that has no default."""
     known = {field.name for field in fields(Unit)}
@@ -170,6 +181,7 @@ def bind(params: Mapping[str, Any], secrets: Mapping[str, str]) -> Release:
                 check=tuple(
                     bind_secrets(word.replace(_CONFIG, content), secrets) for word in service["check"]
                 ),
+                health_limit=service["health_limit"],
                 monitor=service["monitor"],
                 databases=tuple(service["databases"]),
                 rolling=service["rolling"],

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 
 from ansible_collections.memoryark.ops.plugins.module_utils.host import UNIT_LABEL, Host
-from ansible_collections.memoryark.ops.plugins.module_utils.release import Release, Unit
+from ansible_collections.memoryark.ops.plugins.module_utils.release import Release, Unit, health_limits
 from ansible_collections.memoryark.ops.plugins.module_utils.sockets import ESTABLISHED, TABLES, local_ports
 from ansible_collections.memoryark.ops.plugins.module_utils.store import LIVE, PENDING
 from ansible_collections.memoryark.ops.plugins.module_utils.units import (
@@ -67,7 +67,7 @@ def _roll_service(host: Host, units: Sequence[Unit], names: Collection[str]) -> 
 def renew(host: Host, word: str, units: Sequence[Unit]) -> None:
     """Start containers, and see that they stay healthy: the next step trusts them."""
     names = [unit.name for unit in units]
-    bring_up(host, word, names)
+    bring_up(host, word, names, health_limits(units))
     watch(host, host.unit_states(names, *WATCHED), max(unit.monitor for unit in units))
 
 
@@ -108,7 +108,7 @@ def send_requests(host: Host, units: Iterable[Unit], serving: Iterable[Unit]) ->
             host.write(f"{PENDING}/{proxy}", "")
             for path, text in changed.items():
                 host.write(f"{LIVE}/{proxy}/{path}", text)
-            bring_up(host, "reload", [unit])
+            bring_up(host, "reload", [unit], limits={})
             host.delete(f"{PENDING}/{proxy}")
 
 

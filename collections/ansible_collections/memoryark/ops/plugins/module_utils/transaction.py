@@ -46,6 +46,7 @@ from ansible_collections.memoryark.ops.plugins.module_utils.release import (
     FINGERPRINT_LABEL,
     SECRET_PREFIX,
     Release,
+    health_limits,
 )
 from ansible_collections.memoryark.ops.plugins.module_utils.store import AT_BOOT, TARGET, TRIAL, Store
 from ansible_collections.memoryark.ops.plugins.module_utils.units import (
@@ -380,7 +381,7 @@ def perform(
             due = {name: late.pop(name) for name in as_services(level) if name in late}
             add_to_trial(host, due)
             for word, units in plan.jobs(level).items():
-                bring_up(host, word, units)
+                bring_up(host, word, units, health_limits(release.named(units)))
             rolling.roll(host, release, [name for name in level if name in plan.roll])
         except Exception as error:
             # Whatever it was, a bug in here included: it must not keep the other levels from coming back.

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 
 from ansible_collections.memoryark.ops.plugins.module_utils.host import PREFIX, UNIT_LABEL, Host, HostError
@@ -20,14 +20,45 @@ HEALTH = "/run/memoryark/health"
 _POLL = 1.0
 
 
-def bring_up(host: Host, word: str, units: Collection[str]) -> None:
-    """Let systemctl do ``word`` with units, and wait for it; raises HostError with the log of what failed."""
+def bring_up(host: Host, word: str, units: Collection[str], limits: Mapping[str, float]) -> None:
+    """Let systemctl do ``word`` with units, and wait for it; raises HostError with the log of what failed.
+
+    ``limits`` are seconds by unit, see ``patience``.
+    """
     try:
-        host.run(["systemctl", word, *as_services(units)])
+        host.run(["systemctl", word, *as_services(units)], meanwhile=patience(host, limits))
     except HostError as error:
         failed = sorted(set(units) - host.active_units(units)) or sorted(units)
         what = "did not take its configuration" if word == "reload" else "did not become healthy"
         raise HostError(f"{', '.join(failed)} {what}; {error}\n{logs(host, failed)}") from error
+
+
+def patience(host: Host, limits: Mapping[str, float]) -> Callable[[], None]:
+    """Return what stops a unit that is being started when its health checks have failed for its limit.
+
+    That counts from when the first check is seen. systemd's own limit has room for a slow host to make a
+    container; when checks run there is nothing of that to wait for.
+    """
+    since: dict[str, float] = {}
+
+    def look() -> None:
+        states = host.unit_states(limits, "SubState")
+        now = time.monotonic()
+        starting = [name for name, state in states.items() if state["SubState"] == "start"]
+        # Of one that has begun anew, what was noted before says nothing.
+        checks = {name: check for name in starting if (check := last_check(host, name))}
+        for name in set(since) - set(starting):
+            del since[name]
+        for name, (code, _output) in checks.items():
+            if now - since.setdefault(name, now) >= limits[name] and code != 0:
+                stop_for_sure(host, [name])
+
+    def try_to_look() -> None:
+        # Without it systemd's own limit is left.
+        with suppress(HostError):
+            look()
+
+    return try_to_look
 
 
 def stop(host: Host, units: Iterable[str]) -> None:
@@ -95,17 +126,25 @@ def as_services(units: Iterable[str]) -> list[str]:
 def logs(host: Host, units: Iterable[str]) -> str:
     """Return the last log of units and what their last health check said, for a message about a failure."""
     return "\n".join(
-        f"--- last log of {unit} ---\n{host.journal(f'{unit}.service')}{last_check(host, unit)}"
+        f"--- last log of {unit} ---\n{host.journal(f'{unit}.service')}{check_said(host, unit)}"
         for unit in units
     )
 
 
-def last_check(host: Host, unit: str) -> str:
-    """Return the last health check of a unit's container as Podman has noted it, nothing without one."""
+def check_said(host: Host, unit: str) -> str:
+    """Return what the last health check of a unit's container said, nothing without one."""
+    check = last_check(host, unit)
+    if check is None:
+        return ""
+    code, output = check
+    return f"\n--- last health check of {unit}, exit code {code} ---\n{output or 'it said nothing'}"
+
+
+def last_check(host: Host, unit: str) -> tuple[int, str] | None:
+    """Return exit code and output of the last health check that Podman has noted, None without one."""
     for text in host.tree(f"{HEALTH}/{unit}").values():
         # A container that is killed may leave half a note.
         with suppress(ValueError, KeyError, IndexError, TypeError):
             last = json.loads(text)["Log"][-1]
-            said = last["Output"].strip() or "it said nothing"
-            return f"\n--- last health check of {unit}, exit code {last['ExitCode']} ---\n{said}"
-    return ""
+            return last["ExitCode"], last["Output"].strip()
+    return None

@@ -60,6 +60,12 @@ options:
         description: Services start in the order of their levels.
         type: int
         required: true
+      health_limit:
+        description:
+          - Seconds for which its health checks may fail while it starts.
+          - C(0) for as long as systemd lets it.
+        type: float
+        default: 0.0
       monitor:
         description: Seconds for which it must stay healthy before the release counts.
         type: float
@@ -332,10 +338,10 @@ def deploy(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]:
                 host.write(path, text)
         else:
             values = {names[name]: value for name, value in params["secrets"].items()}
-            with audited(host, "deploy", params, result):
+            with audited(host, store.current, "deploy", params, result):
                 number = prepare(host, store, wanted, plan, values, sources=sources(params))
-                result["release"] = number
                 switch(host, store, number, wanted, plan, origin=origin(params), notes=notes)
+                result["release"] = number
         # The result has it among its warnings.
         host.delete(databases.RECOVERED)
     return {**result, "tags": params["tags"]}
@@ -392,6 +398,7 @@ def main() -> None:
                     "unit": {"type": "str", "required": True},
                     "image": {"type": "str", "required": True},
                     "level": {"type": "int", "required": True},
+                    "health_limit": {"type": "float", "default": 0.0},
                     "monitor": {"type": "float", "default": 5.0},
                     "live": {"type": "bool", "default": False},
                     "databases": {"type": "list", "elements": "str", "default": []},

@@ -99,11 +99,11 @@ def roll_back(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]
         )
     if not plan.empty and not check:
         note_cut_off(host, store.current())
-        with audited(host, "rollback", params, result):
-            result["release"] = number
+        with audited(host, store.current, "rollback", params, result):
             check_strangers(host, wanted, plan)
             store.put(number, wanted)
             switch(host, store, number, wanted, plan, origin=origin(params))
+            result["release"] = number
     return result
 
 

@@ -137,7 +137,8 @@ def take_away(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]
     root, delete_data = params["root"], bool(params["delete_data"])
     if refused := uninstall.refusals(params["host"], params["confirm"], params["delete_data"], check):
         raise HostError("\n".join(refused))
-    current = Store(host, root).current()
+    store = Store(host, root)
+    current = store.current()
     if not check:
         note_cut_off(host, current)
     removal = uninstall.survey(host, root, delete_data)
@@ -155,7 +156,7 @@ def take_away(host: Host, params: dict[str, Any], check: bool) -> dict[str, Any]
         "diff": [difference("of this project on the host", *listings(removal, stays))],
     }
     if not removal.empty and not check:
-        with audited(host, "uninstall", params, result):
+        with audited(host, store.current, "uninstall", params, result):
             uninstall.remove(host, root, removal, delete_data)
             result["release"] = None
     return result

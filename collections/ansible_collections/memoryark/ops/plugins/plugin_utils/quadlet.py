@@ -100,9 +100,14 @@ def unit_text(sections: Mapping[str, Section]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+def health_limit(health: Health) -> float:
+    """Return the seconds after which Compose takes a container for unhealthy that never was anything else."""
+    return health.start_period + health.retries * (health.interval + health.timeout)
+
+
 def start_timeout(health: Health) -> float:
-    """Return the seconds within which a container must have become healthy."""
-    return health.start_period + health.retries * (health.interval + health.timeout) + START_MARGIN
+    """Return the seconds within which a container must have been made and become healthy."""
+    return health_limit(health) + START_MARGIN
 
 
 def render_container(service: Service, instance: Instance, catalogue: Catalogue, root: str) -> str:

@@ -18,6 +18,7 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalog
 from ansible_collections.memoryark.ops.plugins.plugin_utils.openings import openings
 from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Problem, ProblemsError
 from ansible_collections.memoryark.ops.plugins.plugin_utils.quadlet import (
+    health_limit,
     refused_keys,
     render_check,
     render_units,
@@ -78,6 +79,7 @@ def containers(service: Service, catalogue: Catalogue, root: str, level: int) ->
         "name": service.name,
         "image": service.image,
         "level": level,
+        "health_limit": health_limit(service.health),
         "monitor": service.update.monitor,
         "check": render_check(service, catalogue, root),
         "databases": database_paths(catalogue, service, root),
