@@ -131,6 +131,16 @@ def test_a_look_that_fails_leaves_it_to_systemd(tmp_path: Path) -> None:
     assert len(asked) == 1
 
 
+def test_a_note_that_goes_while_it_is_read_fails_no_start(
+    restart: Callable[..., Start], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_host: Host, name: str) -> dict[str, str]:
+        raise FileNotFoundError(name)
+
+    monkeypatch.setattr(Host, "tree", gone)
+    assert restart([("start", 1)] * 60, {APP: LIMIT}).stopped_at is None
+
+
 def test_something_is_done_while_a_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_module, "_POLL", 0.01)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:

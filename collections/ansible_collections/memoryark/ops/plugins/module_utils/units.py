@@ -45,17 +45,17 @@ def patience(host: Host, limits: Mapping[str, float]) -> Callable[[], None]:
         states = host.unit_states(limits, "SubState")
         now = time.monotonic()
         starting = [name for name, state in states.items() if state["SubState"] == "start"]
-        # Of one that has begun anew, what was noted before says nothing.
-        checks = {name: check for name in starting if (check := last_check(host, name))}
+        # Of one that begins anew, what was noted before says nothing.
         for name in set(since) - set(starting):
             del since[name]
+        checks = {name: check for name in starting if (check := last_check(host, name))}
         for name, (code, _output) in checks.items():
             if now - since.setdefault(name, now) >= limits[name] and code != 0:
                 stop_for_sure(host, [name])
 
     def try_to_look() -> None:
-        # Without it systemd's own limit is left.
-        with suppress(HostError):
+        # Podman may replace a note while it is read. Without a look systemd's own limit is left.
+        with suppress(HostError, OSError):
             look()
 
     return try_to_look
