@@ -51,15 +51,20 @@ def prepare(bed: Bed, progress: Progress) -> Result:
     return {"peer_changes": changed_tasks(again.output), "peer_tasks": again.output.count("\nTASK [")}
 
 
+def _pair(bed: Bed, progress: Progress, name: str, change: Change | None = None) -> tuple[Run, Run]:
+    with progress.step(f"{name}: ours", "about 2 min" if change else "about 1 min"):
+        ours = good(bed.deploy(change), "site.yml")
+    with progress.step(f"{name}: the peer", "about 8 min" if change else "about 5 min"):
+        theirs = good(bed.deploy_peer(change), "the peer")
+    return ours, theirs
+
+
 def idle(bed: Bed, progress: Progress, pairs: int) -> Result:
     """Run both without any change, in turn."""
     before = bed.containers()
     taken, changed = [], [0, 0]
     for number in range(1, pairs + 1):
-        with progress.step(f"No change, pair {number} of {pairs}: ours", "about 1 min"):
-            ours = good(bed.deploy(), "site.yml")
-        with progress.step(f"No change, pair {number} of {pairs}: the peer", "about 6 min"):
-            theirs = good(bed.deploy_peer(), "the peer")
+        ours, theirs = _pair(bed, progress, f"No change, pair {number} of {pairs}")
         taken.append((ours.seconds, theirs.seconds))
         changed = [changed[0] + ours.changed, changed[1] + theirs.changed]
     after = bed.containers()
@@ -83,11 +88,7 @@ def changes(bed: Bed, progress: Progress, pairs: int) -> Result:
         taken = found[kind] = []
         for number in range(1, pairs + 1):
             standing = merge(standing, change(number))
-            name = f"{title}, pair {number} of {pairs}"
-            with progress.step(f"{name}: ours", "about 2 min"):
-                ours = good(bed.deploy(standing), "site.yml")
-            with progress.step(f"{name}: the peer", "about 5 min"):
-                theirs = good(bed.deploy_peer(standing), "the peer")
+            ours, theirs = _pair(bed, progress, f"{title}, pair {number} of {pairs}", standing)
             if ours.changed < 1 or theirs.changed < 1:
                 raise LabError(
                     f"there was a change; ours changed {ours.changed} and the peer {theirs.changed}"

@@ -38,7 +38,7 @@ def roll(host: Host, release: Release, names: Collection[str]) -> None:
 
     Raises HostError if a container does not become healthy; those that were not changed yet serve on.
     """
-    for service in sorted({unit.service for unit in release.units if unit.name in names}):
+    for service in sorted({unit.service for unit in release.named(names)}):
         _roll_service(host, release.of(service), names)
 
 

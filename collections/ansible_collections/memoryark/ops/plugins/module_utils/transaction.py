@@ -420,7 +420,7 @@ def set_openings(host: Host, release: Release, plan: Plan) -> None:
 
 def monitor_seconds(release: Release, names: Iterable[str]) -> float:
     """Return for how long units must stay healthy before the release counts."""
-    return max((unit.monitor for unit in release.units if unit.name in set(names)), default=0.0)
+    return max((unit.monitor for unit in release.named({*names})), default=0.0)
 
 
 def roll_back(host: Host, store: Store, tried: int, failed: Release) -> str:

@@ -18,7 +18,13 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.instances import (
     suffixes,
 )
 from ansible_collections.memoryark.ops.plugins.plugin_utils.merge import SHAPES
-from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue, Network, Service, words
+from ansible_collections.memoryark.ops.plugins.plugin_utils.model import (
+    Catalogue,
+    Network,
+    Port,
+    Service,
+    words,
+)
 from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import Problem, suggestion
 from ansible_collections.memoryark.ops.plugins.plugin_utils.quantities import MAX_PORT
 
@@ -30,7 +36,7 @@ _TAGGED = re.compile(
 )
 
 SIGNED_LIMIT = 2 * 2**20
-EVERY_ADDRESS = ("", "0.0.0.0", "::")  # noqa: S104 - what Compose files say, nothing is bound
+_EVERY_ADDRESS = ("", "0.0.0.0", "::")  # noqa: S104 - what Compose files say, nothing is bound
 
 Where = Callable[[str, str], str]
 """Names file and key for a service and a path below it."""
@@ -319,13 +325,22 @@ def _check_hardening(service: Service, problem: Callable[[str, str], Problem]) -
 
 def _ports(service: Service, catalogue: Catalogue) -> list[str]:
     """One port may be published at several addresses, but not beside one that is published at all of them."""
-    every = [port for other in catalogue.services.values() for port in other.ports]
-    everywhere = {(port.published, port.protocol) for port in every if port.host_ip in EVERY_ADDRESS}
     return [
         f"{port.published}/{port.protocol}"
-        + ("" if (port.published, port.protocol) in everywhere else f" of {port.host_ip}")
+        + ("" if _is_everywhere(port, catalogue) else f" of {port.host_ip}")
         for port in service.ports
     ]
+
+
+def _is_everywhere(port: Port, catalogue: Catalogue) -> bool:
+    """Whether a port, or another with its number, is published at all addresses."""
+    if port.host_ip in _EVERY_ADDRESS:
+        return True
+    every = (other for service in catalogue.services.values() for other in service.ports)
+    number = (port.published, port.protocol)
+    return any(
+        (other.published, other.protocol) == number and other.host_ip in _EVERY_ADDRESS for other in every
+    )
 
 
 def _addresses(service: Service, catalogue: Catalogue) -> list[str]:
