@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from memoryark_lab import deployment, hosts, images, world
+from memoryark_lab.errors import LabError
 from memoryark_lab.hosts import Host
 from memoryark_lab.progress import Progress
 
@@ -53,9 +54,15 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     host = getattr(item, "funcargs", {}).get("host")
     if call.excinfo is not None and isinstance(host, Host):
-        units = ["memoryark.target", "memoryark-*"]
-        status = host.ssh(
-            ["systemctl", "--no-pager", "--lines=15", "status", *units], check=False, timeout=60
-        )
-        report.sections.append(("the host's services", status.stdout))  # type: ignore[attr-defined]
+        report.sections.append(("the host's services", _services(host)))  # type: ignore[attr-defined]
     return report
+
+
+def _services(host: Host) -> str:
+    """The state of the product's services, or why the host does not tell it and its console's end."""
+    status = ["systemctl", "--no-pager", "--lines=15", "status", "memoryark.target", "memoryark-*"]
+    try:
+        return host.ssh(status, check=False, timeout=60).stdout
+    except LabError as problem:
+        console = host.console.read_text(encoding="utf-8", errors="replace")
+        return f"{problem}\nThe end of its console:\n{console[-3000:]}"

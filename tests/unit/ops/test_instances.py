@@ -12,7 +12,7 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.configs import rende
 from ansible_collections.memoryark.ops.plugins.plugin_utils.instances import instances, upstreams
 from ansible_collections.memoryark.ops.plugins.plugin_utils.model import Catalogue, Mount
 from ansible_collections.memoryark.ops.plugins.plugin_utils.problems import ProblemsError
-from ansible_collections.memoryark.ops.plugins.plugin_utils.quadlet import render_units
+from ansible_collections.memoryark.ops.plugins.plugin_utils.quadlet import link_address, render_units
 from ansible_collections.memoryark.ops.plugins.plugin_utils.release import build_release, reserved_memory
 from compose_samples import smallest, sources
 
@@ -64,7 +64,8 @@ def test_instances(service: dict[str, Any], units: list[str], addresses: list[st
         text = quadlets[f"{unit}.container"]
         assert ("\nWantedBy=memoryark.target" in text) == (not unit.endswith("-next"))
         assert f"\nContainerName={unit.removeprefix('memoryark-')}\n" in text
-        network = f"Network=front-net:alias=app,ip={address}" if address else "Network=front-net:alias=app"
+        fixed = f",ip={address},mac={link_address(address)}" if address else ""
+        network = f"Network=front-net:alias=app{fixed}"
         assert f"\n{network}\n" in text
 
 

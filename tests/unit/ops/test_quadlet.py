@@ -9,6 +9,7 @@ from ansible_collections.memoryark.ops.plugins.plugin_utils.catalogue import bui
 from ansible_collections.memoryark.ops.plugins.plugin_utils.quadlet import (
     CONTAINER_KEYS,
     LATER_KEYS,
+    link_address,
     quote,
     refused_keys,
     render_check,
@@ -53,7 +54,7 @@ CASES: list[tuple[str, dict[str, Any], str, list[str]]] = [
     ("working_dir", {"working_dir": "/app"}, "Container", ["WorkingDir=/app"]),
     ("hostname", {"hostname": "ark"}, "Container", ["HostName=ark"]),
     ("networks", {}, "Container", ["Network=front-net:alias=app"]),
-    ("networks", {"networks": {"front": {"aliases": ["x"], "ipv4_address": "10.1.0.9", "ipv6_address": "fd00::9"}}}, "Container", ["Network=front-net:alias=app,alias=x,ip=10.1.0.9,ip6=fd00::9"]),
+    ("networks", {"networks": {"front": {"aliases": ["x"], "ipv4_address": "10.1.0.9", "ipv6_address": "fd00::9"}}}, "Container", ["Network=front-net:alias=app,alias=x,ip=10.1.0.9,ip6=fd00::9,mac=02:44:0a:01:00:09"]),
     ("networks", {"networks": ["back"]}, "Container", ["Network=front-net:alias=app", "Network=back-net:alias=app"]),
     ("ports", {"ports": ["80:8080", "127.0.0.1:53:53/udp", "[::1]:81:81"]}, "Container", ["PublishPort=80:8080/tcp", "PublishPort=127.0.0.1:53:53/udp", "PublishPort=[::1]:81:81/tcp"]),
     ("ports", {"ports": ["80:8080"]}, "Service", ["LogRateLimitIntervalSec=0"]),
@@ -152,6 +153,14 @@ def test_no_check_where_there_is_nothing_to_check(change: dict[str, Any]) -> Non
 
 # They say something about the image or to other tools, not about the unit.
 ELSEWHERE = {"build", "expose"}
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("10.1.0.9", "02:44:0a:01:00:09"), ("fd00::9", "02:46:00:00:00:09"), ("10.0.0.255", "02:44:0a:00:00:ff")],
+)
+def test_a_fixed_address_has_a_link_address_of_its_own(address: str, expected: str) -> None:
+    assert link_address(address) == expected
 
 
 def test_every_supported_key_is_in_the_table() -> None:

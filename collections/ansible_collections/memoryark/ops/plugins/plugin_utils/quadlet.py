@@ -7,6 +7,7 @@ Source of the keys: podman-systemd.unit(5) and systemd.service(5) of that releas
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import math
 import re
@@ -231,6 +232,7 @@ def _network(service: Service, instance: Instance, catalogue: Catalogue) -> Iter
         ipv4 = instance.addresses.get(attached.network, attached.ipv4)
         options += [f"ip={ipv4}"] if ipv4 else []
         options += [f"ip6={attached.ipv6}"] if attached.ipv6 else []
+        options += [f"mac={link_address(fixed)}"] if (fixed := ipv4 or attached.ipv6) else []
         yield "Network", f"{catalogue.networks[attached.network].name}:{','.join(options)}"
     if not service.networks:
         yield "Network", "none"
@@ -244,6 +246,17 @@ def _network(service: Service, instance: Instance, catalogue: Catalogue) -> Iter
         yield "DNS", server
     for domain in service.dns_search:
         yield "DNSSearch", domain
+
+
+def link_address(address: str) -> str:
+    """Return the MAC address of a fixed IP address: locally administered, with that one's end.
+
+    A container that is made anew would have another one, and its neighbours sent to the old one until their
+    kernels had tried that for some ten seconds. The announcement that netavark has the kernel make for that
+    (``arp_notify``) is lost when it comes before the bridge forwards.
+    """
+    ip = ipaddress.ip_address(address)
+    return f"02:4{ip.version}:{ip.packed[-4:].hex(':')}"
 
 
 def _storage(service: Service, catalogue: Catalogue, root: str) -> Iterator[tuple[str, str]]:
