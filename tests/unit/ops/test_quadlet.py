@@ -157,7 +157,11 @@ ELSEWHERE = {"build", "expose"}
 
 @pytest.mark.parametrize(
     ("address", "expected"),
-    [("10.1.0.9", "02:44:0a:01:00:09"), ("fd00::9", "02:46:00:00:00:09"), ("10.0.0.255", "02:44:0a:00:00:ff")],
+    [
+        ("10.1.0.9", "02:44:0a:01:00:09"),
+        ("fd00::9", "02:46:00:00:00:09"),
+        ("10.0.0.255", "02:44:0a:00:00:ff"),
+    ],
 )
 def test_a_fixed_address_has_a_link_address_of_its_own(address: str, expected: str) -> None:
     assert link_address(address) == expected
