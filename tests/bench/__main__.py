@@ -20,8 +20,8 @@ from tests.bench import bed as beds
 from tests.bench import collection, contest, edge, page, plan, underload
 from tests.bench.changes import KINDS
 
-PARTS = ("plan", "edge", "runs", "changes", "load")
-WITH_PEER = {"runs", "changes"}
+PARTS = ("plan", "edge", "runs", *KINDS, "load")
+WITH_PEER = {"runs", *KINDS}
 PAIRS = 3
 PAGE = REPO / "docs" / "benchmarks.md"
 RESULTS = PAGE.with_suffix(".json")
@@ -50,12 +50,11 @@ def measure_plan(progress: Progress) -> dict[str, Any]:
 def measure_with_peer(
     bed: beds.Bed, progress: Progress, parts: Collection[str], pairs: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Parts 1 and 2, in turn with the peer: yield results by part."""
+    """Yield the results, by part, of those that are measured in turn with the peer."""
     peer = contest.prepare(bed, progress)
     if "runs" in parts:
         yield "runs", peer | contest.idle(bed, progress, pairs)
-    if "changes" in parts:
-        yield "changes", contest.changes(bed, progress, pairs)
+    yield from contest.changes(bed, progress, pairs, [kind for kind in KINDS if kind in parts])
     bed.remove_peer()
 
 
@@ -76,7 +75,7 @@ def steps(parts: list[str], pairs: int) -> tuple[int, float]:
         "edge": (3 * pairs, 3 * pairs * 2 * edge.SECONDS / 60),
         "peer": (3, 12.0),
         "runs": (2 * pairs, 6.0 * pairs),
-        "changes": (2 * pairs * len(KINDS), 7.0 * pairs * len(KINDS)),
+        **dict.fromkeys(KINDS, (2 * pairs, 7.0 * pairs)),
         "load": (3 + 5 * pairs, 9 + 9.0 * pairs),
     }
     wanted = [*parts, *(["peer"] if WITH_PEER & {*parts} else [])]

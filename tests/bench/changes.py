@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 LINE, BACKEND, FRONTEND, PROMETHEUS = "line-service", "memoryark-backend", "memoryark-frontend", "prometheus"
@@ -26,9 +27,27 @@ def another_route(round_: object) -> Change:
     return service_change(FRONTEND, **{"x-memoryark": {"routes": [route]}})
 
 
-KINDS: dict[str, tuple[str, Callable[[int], Change]]] = {
-    "configuration": ("one file of nginx's configuration changed", another_route),
-    "restart": ("one variable of Prometheus changed", lambda number: changed(PROMETHEUS, number)),
-    "roll": ("one variable of the pages changed, without a gap", lambda number: changed(FRONTEND, number)),
+@dataclass(frozen=True)
+class Kind:
+    """A kind of change of one service as its users feel it; ``change`` makes one of it, another each time."""
+
+    title: str
+    meaning: str
+    change: Callable[[int], Change]
+
+
+KINDS = {
+    "configuration": Kind(
+        "one file of nginx's configuration changed",
+        "nginx reads it anew, by the peer it is restarted",
+        another_route,
+    ),
+    "restart": Kind(
+        "one variable of Prometheus changed", "it is made anew", lambda number: changed(PROMETHEUS, number)
+    ),
+    "roll": Kind(
+        "one variable of the pages changed, without a gap",
+        "another container serves meanwhile, which takes two starts; by the peer they are away while they start",
+        lambda number: changed(FRONTEND, number),
+    ),
 }
-"""Changes of one service, as their users feel them: title, and what changes it each time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from ansible_collections.memoryark.ops.plugins.plugin_utils.merge import merge
@@ -77,21 +78,20 @@ def idle(bed: Bed, progress: Progress, pairs: int) -> Result:
     }
 
 
-def changes(bed: Bed, progress: Progress, pairs: int) -> Result:
-    """Change one thing of one service by both, in turn, and each kind of thing several times.
+def changes(bed: Bed, progress: Progress, pairs: int, kinds: Collection[str]) -> Iterator[tuple[str, Result]]:
+    """Change one thing of one service by both, in turn, several times for each of ``kinds``: yield results by kind.
 
     Each run finds what the one before it has left, and one thing more.
     """
     standing: Change = {}
-    found: Result = {}
-    for kind, (title, change) in KINDS.items():
-        taken = found[kind] = []
+    for name in kinds:
+        kind, taken = KINDS[name], []
         for number in range(1, pairs + 1):
-            standing = merge(standing, change(number))
-            ours, theirs = _pair(bed, progress, f"{title}, pair {number} of {pairs}", standing)
+            standing = merge(standing, kind.change(number))
+            ours, theirs = _pair(bed, progress, f"{kind.title}, pair {number} of {pairs}", standing)
             if ours.changed < 1 or theirs.changed < 1:
                 raise LabError(
                     f"there was a change; ours changed {ours.changed} and the peer {theirs.changed}"
                 )
             taken.append((ours.seconds, theirs.seconds))
-    return found
+        yield name, {"pairs": taken}

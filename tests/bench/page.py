@@ -21,8 +21,8 @@ _HEAD = """\
 
 Written by `make bench` of what it measured ([benchmarks.json](benchmarks.json)); edits are lost with its next
 run. It runs on the host that `make demo` makes, and takes about 130 minutes where hosts are emulated. Single
-parts: `PYTHONPATH=collections .venv/bin/python -m tests.bench plan`, or `edge`, `runs`, `changes`, `load`; the
-others stay as they were measured before.
+parts: `PYTHONPATH=collections .venv/bin/python -m tests.bench plan`, or `edge`, `runs`, `configuration`,
+`restart`, `roll`, `load`; the others stay as they were measured before.
 """
 
 _RUNS = """\
@@ -83,7 +83,7 @@ def render(results: Results) -> str:
             _HEAD,
             _RUNS,
             _runs(results["runs"]) if "runs" in results else f"\n{NOT_YET}",
-            _changes(results["changes"]) if "changes" in results else f"\nChanges: {NOT_YET}",
+            _changes({name: results[name] for name in KINDS if name in results}),
             _PLAN.format(**results["plan"]) + _plan(results["plan"])
             if "plan" in results
             else f"\n## Planning\n\n{NOT_YET}",
@@ -133,16 +133,15 @@ def _runs(runs: Results) -> str:
 
 
 def _changes(changes: Results) -> str:
-    rows = [
-        _pairs_row(title, changes[kind], CHANGE_GOAL)
-        for kind, (title, _change) in KINDS.items()
-        if kind in changes
+    """One table of all that were measured; each on a day and a host of its own."""
+    if not changes:
+        return f"\nChanges: {NOT_YET}"
+    rows = [_pairs_row(KINDS[name].title, result["pairs"], CHANGE_GOAL) for name, result in changes.items()]
+    notes = [
+        f"- {KINDS[name].title}: {KINDS[name].meaning}. {_host(result['host']).lstrip()}"
+        for name, result in changes.items()
     ]
-    return (
-        f"\n{table(_PAIRS_HEAD, rows)}\nnginx reads its configuration anew, Prometheus is started anew; of the pages "
-        "another container serves meanwhile, which takes two starts, and the peer leaves them away while it starts "
-        f"theirs.\n{_host(changes['host'])}"
-    )
+    return f"\n{table(_PAIRS_HEAD, rows)}\n{''.join(notes)}"
 
 
 def _plan(plan: Results) -> str:

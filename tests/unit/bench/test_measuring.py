@@ -116,23 +116,29 @@ def test_runs_are_taken_in_pairs(bed: Any, progress: Progress) -> None:
 def test_each_run_with_a_change_finds_one_thing_more_than_the_one_before(
     bed: Any, progress: Progress
 ) -> None:
-    found = dict(bench.measure_with_peer(bed, progress, ["changes"], 2))
-    assert found["changes"] == dict.fromkeys(["configuration", "restart", "roll"], [(10.0, 60.0)] * 2)
+    kinds = ["configuration", "restart", "roll"]
+    found = dict(bench.measure_with_peer(bed, progress, kinds, 2))
+    assert found == dict.fromkeys(kinds, {"pairs": [(10.0, 60.0)] * 2})
     assert bed.done == ["ours", "peer", "peer", *["ours", "peer"] * 6, "removed"]
     changes = bed.changes[1:]
     services = [set(_differences(*pair)) for pair in zip([{"services": {}}, *changes], changes, strict=False)]
     pages, prometheus = {"memoryark-frontend"}, {"prometheus"}
     assert services == [pages, pages, prometheus, prometheus, pages, pages]
     assert "pages changed, without a gap | 2 | 10.0 | 60.0 | 6.00 | 3, met |" in page.render(
-        {"changes": found["changes"] | {"host": bench.about(bed)}}
+        {"roll": found["roll"] | {"host": bench.about(bed)}}
     )
-    assert len(progress.taken) == bench.steps(["changes"], 2)[0]
+    assert len(progress.taken) == bench.steps(kinds, 2)[0]
+
+
+def test_one_kind_of_change_can_be_measured_alone(bed: Any, progress: Progress) -> None:
+    assert list(dict(bench.measure_with_peer(bed, progress, ["restart"], 1))) == ["restart"]
+    assert bed.done == ["ours", "peer", "peer", "ours", "peer", "removed"]
 
 
 def test_a_change_that_is_none_is_no_measurement(bed: Any, progress: Progress) -> None:
     bed.changes_nothing = True
     with pytest.raises(LabError, match="ours changed 0"):
-        contest.changes(bed, progress, 1)
+        list(contest.changes(bed, progress, 1, ["restart"]))
 
 
 def test_a_peer_that_does_not_run_is_no_peer(bed: Any, progress: Progress) -> None:
