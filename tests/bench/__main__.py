@@ -20,7 +20,7 @@ from tests.bench import bed as beds
 from tests.bench import collection, contest, edge, page, plan, underload
 from tests.bench.changes import KINDS
 
-PARTS = ("plan", "edge", "runs", *KINDS, "load")
+PARTS = ("plan", "edge", "runs", *KINDS, *underload.PARTS)
 WITH_PEER = {"runs", *KINDS}
 PAIRS = 3
 PAGE = REPO / "docs" / "benchmarks.md"
@@ -76,9 +76,16 @@ def steps(parts: list[str], pairs: int) -> tuple[int, float]:
         "peer": (3, 12.0),
         "runs": (2 * pairs, 6.0 * pairs),
         **dict.fromkeys(KINDS, (2 * pairs, 7.0 * pairs)),
-        "load": (3 + 5 * pairs, 9 + 9.0 * pairs),
+        "load": (1, 3.0),
+        "quiet": (1, 1.0),
+        "line-service": (pairs, 3.5 * pairs),
+        "nginx": (pairs, 2.5 * pairs),
+        "backend": (pairs, 3.0 * pairs),
+        "bad-release": (1, 3.0),
+        "rollback": (2 * pairs, 4.0 * pairs),
     }
-    wanted = [*parts, *(["peer"] if WITH_PEER & {*parts} else [])]
+    before = {"peer": WITH_PEER, "load": {*underload.PARTS}}
+    wanted = [*parts, *(name for name, needing in before.items() if needing & {*parts})]
     return sum(known[part][0] for part in wanted), sum(known[part][1] for part in wanted)
 
 
@@ -104,8 +111,9 @@ def run(parts: list[str], pairs: int) -> None:
             if WITH_PEER & {*parts}:
                 for part, found in measure_with_peer(bed, progress, parts, pairs):
                     keep(results, **{part: found | {"host": about(bed)}})
-            if "load" in parts:
-                keep(results, load=underload.measure(bed, progress, pairs) | {"host": about(bed)})
+            if {*underload.PARTS} & {*parts}:
+                for part, found in underload.measure(bed, progress, pairs, parts):
+                    keep(results, **{part: found | {"host": about(bed)}})
     print(f"Results: {RESULTS}\nPage: {PAGE}")
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tests.bench import underload
 from tests.bench.changes import KINDS
 from tests.bench.figures import Pairs, number, table, verdict
 
@@ -22,7 +23,8 @@ _HEAD = """\
 Written by `make bench` of what it measured ([benchmarks.json](benchmarks.json)); edits are lost with its next
 run. It runs on the host that `make demo` makes, and takes about 130 minutes where hosts are emulated. Single
 parts: `PYTHONPATH=collections .venv/bin/python -m tests.bench plan`, or `edge`, `runs`, `configuration`,
-`restart`, `roll`, `load`; the others stay as they were measured before.
+`restart`, `roll`, `quiet`, `line-service`, `nginx`, `backend`, `bad-release`, `rollback`; the others stay as they
+were measured before.
 """
 
 _RUNS = """\
@@ -90,7 +92,7 @@ def render(results: Results) -> str:
             _EDGE,
             _edge(results["edge"]) if "edge" in results else NOT_YET,
             _LOAD,
-            _load(results["load"]) if "load" in results else NOT_YET,
+            _load({name: results[name] for name in underload.PARTS if name in results}),
         ]
     )
 
@@ -193,42 +195,61 @@ def _middle(pairs: Sequence[Sequence[Results]], which: int, key: str) -> float:
     return float(statistics.median(pair[which][key] for pair in pairs))
 
 
+_LOAD_TITLES = {
+    "quiet": "no release, for comparison",
+    "line-service": "line-service changed",
+    "nginx": "configuration of nginx changed",
+    "bad-release": "line-service, a release that never becomes healthy",
+    "backend": "backend changed (not without a gap: SQLite has one writer)",
+}
+_LOAD_HEAD = [
+    "Release",
+    "rounds",
+    "requests",
+    "failed",
+    "later than 2 s",
+    "median, s",
+    "max, s",
+    "longest gap, s",
+]
+
+
 def _load(load: Results) -> str:
-    titles = {
-        "quiet": "no release, for comparison",
-        "line": "line-service changed",
-        "nginx": "configuration of nginx changed",
-        "sick": "line-service, a release that never becomes healthy",
-        "backend": "backend changed (not without a gap: SQLite has one writer)",
-    }
-    head = [
-        "Release",
-        "rounds",
-        "requests",
-        "failed",
-        "later than 2 s",
-        "median, s",
-        "max, s",
-        "longest gap, s",
-    ]
-    table_of_all = table(head, [_load_row(title, load[key]) for key, title in titles.items()])
-    failed = sum(one["failed"] for key in ("line", "nginx", "sick") for one in load[key])
-    bad, rollbacks = load["sick"][0], load["rollback"]
-    limit = bad["health_timeout"] + BACK_MARGIN
-    codes = ", ".join(f"{count} of {code}" for code, count in _total(load["backend"]).items())
-    return (
-        f"{table_of_all}\n"
-        f"- Failed requests in releases of line-service and nginx, the bad one included: {failed} "
-        f"(goal 0, {verdict(failed == 0)}).\n"
-        f"- The bad release was undone, and the one before it proven healthy, {number(bad['back'])} s after its "
-        f"container was started (goal {limit:g} s: the {bad['health_timeout']:g} s that systemd gives it to become "
-        f"healthy and {BACK_MARGIN:g} s; "
-        f"{verdict(bad['back'] <= limit)}).\n"
-        f"- What the proxy answered while the backend changed: {codes}.\n"
-        f"- `playbooks/rollback.yml`: {_median(rollbacks, 'seconds')} s from the command to its end, all healthy; "
-        f"{_median(rollbacks, 'back')} s of it on the host (median of {len(rollbacks)}).\n"
-        f"{_host(load['host'])}"
-    )
+    """What came of those that were measured."""
+    if not load:
+        return NOT_YET
+    rounds = {name: result["rounds"] for name, result in load.items()}
+    rows = [_load_row(title, rounds[name]) for name, title in _LOAD_TITLES.items() if name in rounds]
+    days: dict[str, list[str]] = {}
+    for name, result in load.items():
+        days.setdefault(_host(result["host"]).strip(), []).append(name)
+    said = [*_load_words(rounds), *(f"{', '.join(names)}: {day}" for day, names in days.items())]
+    return f"{table(_LOAD_HEAD, rows)}\n" + "".join(f"- {words}\n" for words in said)
+
+
+def _load_words(rounds: Results) -> Iterator[str]:
+    without_gap = [one for name in ("line-service", "nginx", "bad-release") for one in rounds.get(name, ())]
+    if without_gap:
+        failed = sum(one["failed"] for one in without_gap)
+        yield (
+            "Failed requests in releases of line-service and nginx, the bad one included: "
+            f"{failed} (goal 0, {verdict(failed == 0)})."
+        )
+    for bad in rounds.get("bad-release", ()):
+        limit = bad["health_timeout"] + BACK_MARGIN
+        yield (
+            f"The bad release was undone, and the one before it proven healthy, {number(bad['back'])} s after its "
+            f"container was started (goal {limit:g} s: the {bad['health_timeout']:g} s that systemd gives it to "
+            f"become healthy and {BACK_MARGIN:g} s; {verdict(bad['back'] <= limit)})."
+        )
+    if "backend" in rounds:
+        codes = ", ".join(f"{count} of {code}" for code, count in _total(rounds["backend"]).items())
+        yield f"What the proxy answered while the backend changed: {codes}."
+    if "rollback" in rounds:
+        yield (
+            f"`playbooks/rollback.yml`: {_median(rounds['rollback'], 'seconds')} s from the command to its end, all "
+            f"healthy; {_median(rounds['rollback'], 'back')} s of it on the host (median of {len(rounds['rollback'])})."
+        )
 
 
 def _load_row(title: str, rounds: Sequence[Results]) -> list[object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from tests.bench.bed import FOLDER, Bed
 from tests.bench.changes import BACKEND, LINE, another_route, changed, service_change
 from tests.bench.contest import Result, good
 
+PARTS = ("quiet", "line-service", "nginx", "backend", "bad-release", "rollback")
 # LINE counts a webhook as failed after that many seconds.
 LINE_SECONDS = 2.0
 QUIET_SECONDS = 60.0
@@ -61,6 +62,15 @@ class Releases:
     bed: Bed
     progress: Progress
     standing: Mapping[str, Any] = field(default_factory=lambda: OPEN)
+
+    def none(self, request: load.Request) -> Result:
+        """The load alone."""
+        with (
+            self.progress.step("Load without a release", "1 min"),
+            load.running(self.bed.host, request) as result,
+        ):
+            time.sleep(QUIET_SECONDS)
+        return summary(result)
 
     def under_load(
         self, request: load.Request, change: Mapping[str, Any], name: str
@@ -109,20 +119,23 @@ class Releases:
         return {"seconds": run.seconds, "back": float(self.bed.last_release()["seconds"])}
 
 
-def measure(bed: Bed, progress: Progress, rounds: int) -> Result:
-    """Run all releases under load."""
+def measure(
+    bed: Bed, progress: Progress, rounds: int, parts: Collection[str]
+) -> Iterator[tuple[str, dict[str, list[Result]]]]:
+    """Measure those of ``PARTS`` that are among ``parts``: yield results by part."""
     webhook, api = load.webhook(bed.host.name), load.page(bed.host.name, "/api/health")
     numbers = range(1, rounds + 1)
-    with progress.step("Let the bot take the load", "about 2 min"):
-        good(bed.deploy(OPEN), "site.yml")
-    with progress.step("Load without a release", "1 min"), load.running(bed.host, webhook) as quiet:
-        time.sleep(QUIET_SECONDS)
     releases = Releases(bed, progress)
-    return {
-        "quiet": [summary(quiet)],
-        "line": releases.repeated("line-service", webhook, [changed(LINE, n) for n in numbers]),
-        "nginx": releases.repeated("nginx configuration", webhook, [another_route(n) for n in numbers]),
-        "backend": releases.repeated("backend", api, [changed(BACKEND, n) for n in numbers]),
-        "sick": [releases.sick(webhook)],
-        "rollback": [releases.roll_back(n) for n in numbers],
+    ways: dict[str, Callable[[], list[Result]]] = {
+        "quiet": lambda: [releases.none(webhook)],
+        "line-service": lambda: releases.repeated(LINE, webhook, [changed(LINE, n) for n in numbers]),
+        "nginx": lambda: releases.repeated("nginx", webhook, [another_route(n) for n in numbers]),
+        "backend": lambda: releases.repeated("backend", api, [changed(BACKEND, n) for n in numbers]),
+        "bad-release": lambda: [releases.sick(webhook)],
+        "rollback": lambda: [releases.roll_back(n) for n in numbers],
     }
+    with progress.step("Let the bot take the load", "about 3 min"):
+        good(bed.deploy(OPEN), "site.yml")
+    for part in PARTS:
+        if part in parts:
+            yield part, {"rounds": ways[part]()}

@@ -118,7 +118,7 @@ def test_each_run_with_a_change_finds_one_thing_more_than_the_one_before(
 ) -> None:
     kinds = ["configuration", "restart", "roll"]
     found = dict(bench.measure_with_peer(bed, progress, kinds, 2))
-    assert found == dict.fromkeys(kinds, {"pairs": [(10.0, 60.0)] * 2})
+    assert found == {kind: {"pairs": [(10.0, 60.0)] * 2} for kind in kinds}
     assert bed.done == ["ours", "peer", "peer", *["ours", "peer"] * 6, "removed"]
     changes = bed.changes[1:]
     services = [set(_differences(*pair)) for pair in zip([{"services": {}}, *changes], changes, strict=False)]
@@ -148,15 +148,21 @@ def test_a_peer_that_does_not_run_is_no_peer(bed: Any, progress: Progress) -> No
 
 
 def test_a_release_under_load_changes_what_it_is_about_and_nothing_else(bed: Any, progress: Progress) -> None:
-    found = underload.measure(bed, progress, 2)
+    found = dict(underload.measure(bed, progress, 2, underload.PARTS))
     services = [set(_differences(*pair)) for pair in zip(bed.changes, bed.changes[1:], strict=False)]
     line, pages, backend = {"line-service"}, {"memoryark-frontend"}, {"memoryark-backend"}
     # Back to the release before the sick one is what the host does by itself.
     assert services == [line, line, pages, pages, backend, backend, line, line, line]
     assert bed.done[-4:] == ["ours", "rollback"] * 2
-    text = page.render({"load": found | {"host": bench.about(bed)}})
+    text = page.render({part: result | {"host": bench.about(bed)} for part, result in found.items()})
     assert "95.0 s after its container was started (goal 100 s" in text
-    assert len(progress.taken) == bench.steps(["load"], 2)[0]
+    assert len(progress.taken) == bench.steps([*underload.PARTS], 2)[0]
+
+
+def test_one_release_under_load_can_be_measured_alone(bed: Any, progress: Progress) -> None:
+    assert list(dict(underload.measure(bed, progress, 2, ["plan", "nginx"]))) == ["nginx"]
+    assert len(bed.done) == 3
+    assert len(progress.taken) == bench.steps(["nginx"], 2)[0]
 
 
 def _differences(before: Any, after: Any) -> list[str]:
@@ -167,7 +173,7 @@ def _differences(before: Any, after: Any) -> list[str]:
 def test_a_sick_release_that_passes_is_no_measurement(bed: Any, progress: Progress) -> None:
     bed.takes_sick_for_good = True
     with pytest.raises(LabError, match="taken for a good one"):
-        underload.measure(bed, progress, 1)
+        list(underload.measure(bed, progress, 1, ["bad-release"]))
 
 
 def test_without_a_host_it_says_how_to_make_one(

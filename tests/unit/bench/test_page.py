@@ -60,15 +60,12 @@ RESULTS: dict[str, Any] = {
         "webhook": [[FAST, BARE]],
         "date": "2026-01-02",
     },
-    "load": {
-        "quiet": [RELEASE],
-        "line": [RELEASE, {**RELEASE, "median": 0.07, "max": 2.5}],
-        "nginx": [RELEASE],
-        "backend": [GAP, {**GAP, "statuses": {"200": 389, "502": 9, "504": 2}}],
-        "sick": [{**RELEASE, "health_timeout": 90.0, "back": 95.5}],
-        "rollback": [{"seconds": 60.0, "back": 20.0}, {"seconds": 64.0, "back": 22.0}],
-        "host": HOST,
-    },
+    "quiet": {"rounds": [RELEASE], "host": HOST},
+    "line-service": {"rounds": [RELEASE, {**RELEASE, "median": 0.07, "max": 2.5}], "host": HOST},
+    "nginx": {"rounds": [RELEASE], "host": {**HOST, "date": "2026-01-04"}},
+    "backend": {"rounds": [GAP, {**GAP, "statuses": {"200": 389, "502": 9, "504": 2}}], "host": HOST},
+    "bad-release": {"rounds": [{**RELEASE, "health_timeout": 90.0, "back": 95.5}], "host": HOST},
+    "rollback": {"rounds": [{"seconds": 60.0, "back": 20.0}, {"seconds": 64.0, "back": 22.0}], "host": HOST},
 }
 
 
@@ -89,7 +86,7 @@ def test_without_results_there_are_no_numbers_to_read() -> None:
     assert "met" not in re.findall(r"\w+", text)
 
 
-@pytest.mark.parametrize("part", ["runs", "configuration", "roll", "plan", "edge", "load"])
+@pytest.mark.parametrize("part", ["runs", "configuration", "roll", "plan", "edge", "nginx", "rollback"])
 def test_each_part_can_be_there_alone(part: str) -> None:
     assert page.render({part: RESULTS[part]}).count(page.NOT_YET) == 4
 
@@ -121,6 +118,8 @@ def test_it_has_the_numbers(line: str) -> None:
         "while the backend changed: 779 of 200, 19 of 502, 2 of 504.",
         "62.0 s from the command to its end, all healthy; 21.0 s of it on the host (median of 2)",
         "- one variable of Prometheus changed: it is made anew. Measured on 2026-01-03 with",
+        "- nginx: Measured on 2026-01-04 with",
+        "- quiet, line-service, backend, bad-release, rollback: Measured on 2026-01-02 with",
         "2026-01-02 with the project at `abc`, on a host with 2 processors and 2990 MiB, qemu (emulated, without KVM)",
         "Podman 5.4.2, ansible-core 2.19.1, containers.podman 1.18.0.",
     ],
@@ -139,10 +138,10 @@ def test_it_says_what_came_of_it(words: str) -> None:
         ("plan.factor", 1.6),
         ("plan.seconds.200.plan", 0.9),
         ("edge.proxied", [[{**FAST, "rate": 8000.0}, BARE]]),
-        ("load.line.1.failed", 1),
-        ("load.nginx.0.failed", 1),
-        ("load.sick.0.failed", 1),
-        ("load.sick.0.back", 100.1),
+        ("line-service.rounds.1.failed", 1),
+        ("nginx.rounds.0.failed", 1),
+        ("bad-release.rounds.0.failed", 1),
+        ("bad-release.rounds.0.back", 100.1),
     ],
 )
 def test_a_goal_that_is_missed_is_called_so(path: str, value: Any) -> None:
