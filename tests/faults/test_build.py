@@ -26,6 +26,8 @@ def test_an_image_is_built_on_the_server(host: Host) -> None:
     images = json.loads(host.ssh(["podman", "image", "ls", "--format=json"]).stdout)
     built = {name.partition(":")[0] for image in images for name in image.get("Names") or ()}
     assert {"localhost/memoryark-debian", "localhost/memoryark-base"} <= built
+    # Or Podman could stop no container after it.
+    assert host.ssh(["findmnt", "--noheadings", "--output=PROPAGATION", "/run"]).stdout.strip() == "shared"
     log = host.ssh(["tail", "--lines=1", "/var/log/memoryark/releases.log"]).stdout
     assert "pull" not in json.loads(log)["changes"]
     again = deploy(settings)

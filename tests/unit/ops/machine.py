@@ -461,10 +461,13 @@ class Machine:
         suites = ("trixie", "trixie-updates", "trixie-security")
         return "".join(f"http://mirror.test/debian {suite}\n" for suite in suites)
 
-    def mmdebstrap_trixie(self, words: list[str], *_: Any) -> None:
+    def unshare_mmdebstrap(self, words: list[str], options: list[str], *_: Any) -> None:
         assert "mmdebstrap" in self.programs
-        assert words[1] == "deb http://mirror.test/debian trixie main"
-        Path(words[0]).write_text("Debian")
+        # It makes the mounts private, and must not make those of the host so.
+        assert options[0] == "--mount"
+        assert words[0] == "trixie"
+        assert words[2] == "deb http://mirror.test/debian trixie main"
+        Path(words[1]).write_text("Debian")
 
     def nft_list(self, words: list[str], *_: Any) -> str:
         if words == ["tables"]:

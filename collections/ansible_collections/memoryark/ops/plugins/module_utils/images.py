@@ -163,7 +163,9 @@ def bootstrap(host: Host, image: str) -> None:
         raise HostError(str(error)) from error
     with work_directory(host) as work:
         root = str(work / "root.tar")
-        host.run(debootstrap_command(root, *sources), env={"TMPDIR": _WORK})
+        # mmdebstrap makes every mount around it private. On those of the host Podman would end no network
+        # namespace any more: it has each mounted twice, and counts on the second to go with the first.
+        host.run(["unshare", "--mount", *debootstrap_command(root, *sources)], env={"TMPDIR": _WORK})
         host.run(["podman", "import", "--quiet", root, image])
 
 
