@@ -76,7 +76,7 @@ test-faults: setup ## long failure matrices, outside CI; each run leaves a repor
 	$(call say,Faults on a real host: about 90 min)
 	@$(BIN)/pytest --verbose tests/faults
 
-bench: setup ## measure on the host of make demo, about 130 minutes; writes docs/benchmarks.md
+bench: setup ## measure on the host of make demo, about 140 minutes; writes docs/benchmarks.md
 	$(call say,Benchmarks on the host of make demo)
 	@PYTHONPATH=collections $(BIN)/python -m tests.bench
 

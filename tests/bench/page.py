@@ -21,7 +21,7 @@ _HEAD = """\
 # Benchmarks
 
 Written by `make bench` of what it measured ([benchmarks.json](benchmarks.json)); edits are lost with its next
-run. It runs on the host that `make demo` makes, and takes about 130 minutes where hosts are emulated. Single
+run. It runs on the host that `make demo` makes, and takes about 140 minutes where hosts are emulated. Single
 parts: `PYTHONPATH=collections .venv/bin/python -m tests.bench plan`, or `edge`, `runs`, `configuration`,
 `restart`, `roll`, `quiet`, `line-service`, `nginx`, `backend`, `bad-release`, `rollback`; the others stay as they
 were measured before.
