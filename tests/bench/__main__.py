@@ -47,6 +47,16 @@ def measure_plan(progress: Progress) -> dict[str, Any]:
     }
 
 
+def measure_on(
+    bed: beds.Bed, progress: Progress, parts: Collection[str], pairs: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the results, by part, of those that need a host."""
+    if WITH_PEER & {*parts}:
+        yield from measure_with_peer(bed, progress, parts, pairs)
+    if {*underload.PARTS} & {*parts}:
+        yield from underload.measure(bed, progress, pairs, parts)
+
+
 def measure_with_peer(
     bed: beds.Bed, progress: Progress, parts: Collection[str], pairs: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -108,12 +118,8 @@ def run(parts: list[str], pairs: int) -> None:
         keep(results, edge=edge.measure(progress, pairs) | {"date": today()})
     if set(parts) - {"plan", "edge"}:
         with beds.bed() as bed:
-            if WITH_PEER & {*parts}:
-                for part, found in measure_with_peer(bed, progress, parts, pairs):
-                    keep(results, **{part: found | {"host": about(bed)}})
-            if {*underload.PARTS} & {*parts}:
-                for part, found in underload.measure(bed, progress, pairs, parts):
-                    keep(results, **{part: found | {"host": about(bed)}})
+            for part, found in measure_on(bed, progress, parts, pairs):
+                keep(results, **{part: found | {"host": about(bed)}})
     print(f"Results: {RESULTS}\nPage: {PAGE}")
 
 

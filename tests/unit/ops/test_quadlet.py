@@ -151,10 +151,6 @@ def test_no_check_where_there_is_nothing_to_check(change: dict[str, Any]) -> Non
     assert render_check(made.services["app"], made, "/srv/ark") == []
 
 
-# They say something about the image or to other tools, not about the unit.
-ELSEWHERE = {"build", "expose"}
-
-
 @pytest.mark.parametrize(
     ("address", "expected"),
     [
@@ -165,6 +161,10 @@ ELSEWHERE = {"build", "expose"}
 )
 def test_a_fixed_address_has_a_link_address_of_its_own(address: str, expected: str) -> None:
     assert link_address(address) == expected
+
+
+# They say something about the image or to other tools, not about the unit.
+ELSEWHERE = {"build", "expose"}
 
 
 def test_every_supported_key_is_in_the_table() -> None:
