@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -189,7 +189,8 @@ def _build(image: BaseImage, progress: Progress) -> None:
         work.chmod(0o755)
         installed, preseeded = (package_list(text) for text in _lists())
         with progress.step("base image: packages from Debian", "about 2 min, once a month"):
-            _run(mmdebstrap_argv(installed, preseeded, Path("root.tar")), work)
+            argv = mmdebstrap_argv(installed, preseeded, Path("root.tar"))
+            _run(argv, work, within=debian.own_mounts())
         with progress.step("base image: file system", "about 20 s"):
             _run(unpack_argv(os.geteuid() == 0), work)
         with progress.step("base image: disk", "about 10 s"):
@@ -208,17 +209,22 @@ def _publish(work: Path, directory: Path) -> None:
     finished.rename(directory)
 
 
-def _run(argv: list[str], work: Path) -> None:
+def _run(argv: list[str], work: Path, *, within: Sequence[str] = ()) -> None:
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    if shutil.which(argv[0], path=path) is None:
+        raise LabError(f"{argv[0]} is missing here: run lab/install-debian-packages")
     # apt runs as another user in there and may not read what only this user may.
     environment = {**os.environ, "PATH": path, "TMPDIR": str(work)}
     with (work / "log").open("ab") as log:
-        try:
-            code = subprocess.run(
-                argv, cwd=work, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, check=False
-            ).returncode
-        except FileNotFoundError:
-            raise LabError(f"{argv[0]} is missing here: run lab/install-debian-packages") from None
+        code = subprocess.run(
+            [*within, *argv],
+            cwd=work,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        ).returncode
     if code != 0:
         tail = (work / "log").read_text(errors="replace").splitlines()[-15:]
         raise LabError(

@@ -5,6 +5,7 @@ The project names no mirror of its own, so whoever has one nearby uses it for th
 
 from __future__ import annotations
 
+import os
 import subprocess
 from functools import cache
 
@@ -31,3 +32,18 @@ def sources() -> tuple[str, ...]:
     except (OSError, subprocess.CalledProcessError) as error:
         raise LabError(f"apt does not tell its sources: {error}") from None
     return sources_of(done.stdout)
+
+
+@cache
+def own_mounts() -> tuple[str, ...]:
+    """What goes before mmdebstrap's command, so that the mounts of this machine stay as they are.
+
+    As root mmdebstrap makes every mount that it sees private: whatever is mounted later is then no longer
+    seen by the services here. As another user it has a mount namespace of its own, and a root that may
+    not make one may not change a mount either.
+    """
+    if os.geteuid() != 0:
+        return ()
+    command = ("unshare", "--mount")
+    may = subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0
+    return command if may else ()

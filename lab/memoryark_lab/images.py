@@ -17,7 +17,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -163,7 +163,8 @@ class Builder:
             self._progress.say("  memoryark-debian: mmdebstrap, about 40 s")
             fresh = tar.with_suffix(f".{os.getpid()}.tar")
             try:
-                self._run("memoryark-debian", debootstrap_command(str(fresh), *debian.sources()))
+                command = debootstrap_command(str(fresh), *debian.sources())
+                self._run("memoryark-debian", command, within=debian.own_mounts())
                 fresh.replace(tar)
             finally:
                 fresh.unlink(missing_ok=True)
@@ -190,7 +191,7 @@ class Builder:
         ]
         self._run(name, command)
 
-    def _run(self, name: str, command: list[str]) -> None:
+    def _run(self, name: str, command: list[str], *, within: Sequence[str] = ()) -> None:
         """Run a command into a log file of its own; its last lines come with the error."""
         program = command[0]
         if shutil.which(program) is None:
@@ -199,7 +200,7 @@ class Builder:
         logs.mkdir(parents=True, exist_ok=True)
         log = logs / f"{name}.log"
         with log.open("wb") as output:
-            done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
+            done = subprocess.run([*within, *command], stdout=output, stderr=subprocess.STDOUT, check=False)
         if done.returncode != 0:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
             raise LabError(f"{name}: {program} failed with exit code {done.returncode}; {log} ends:\n{tail}")

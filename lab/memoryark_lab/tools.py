@@ -33,7 +33,7 @@ def unpacked(package: str) -> Path:
 
 def _fetch(package: str, target: Path) -> Path:
     options = ["--quiet", "--variant=extract", f"--include={package}"]
-    command = ["mmdebstrap", *options, debian.SUITE, str(target), *debian.sources()]
+    command = [*debian.own_mounts(), "mmdebstrap", *options, debian.SUITE, str(target), *debian.sources()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise LabError(f"{package} of Debian {debian.SUITE} cannot be fetched: {done.stderr.strip()[-400:]}")

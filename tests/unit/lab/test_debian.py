@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
+
 import pytest
-from memoryark_lab.debian import sources_of
+from memoryark_lab.debian import own_mounts, sources_of
 from memoryark_lab.errors import LabError
 
 OTHERS = "https://tools.test/apt bookworm\n"
@@ -33,3 +38,28 @@ def test_sources_follow_the_control_machine(indexes: str) -> None:
 def test_a_missing_archive_is_named(indexes: str, missing: str) -> None:
     with pytest.raises(LabError, match=f"lack Debian's {missing}"):
         sources_of(indexes)
+
+
+def test_what_makes_all_mounts_private_leaves_those_around_it_shared() -> None:
+    """As mmdebstrap does it, in a mount namespace that stands for this machine."""
+    inside = textwrap.dedent("""\
+        import pathlib, subprocess
+        from memoryark_lab import debian
+
+        mounts = pathlib.Path("/proc/self/mountinfo")
+        before = mounts.read_text()
+        assert " shared:" in before
+        subprocess.run([*debian.own_mounts(), "mount", "--make-rprivate", "/"], check=True)
+        assert mounts.read_text() == before
+        """)
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    around = ["unshare", *user, "--mount", "--propagation", "shared"]
+    done = subprocess.run(
+        [*around, sys.executable, "-c", inside], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_another_user_has_no_mounts_to_protect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert own_mounts.__wrapped__() == ()
