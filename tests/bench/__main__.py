@@ -68,11 +68,11 @@ def measure_with_peer(
     bed.remove_peer()
 
 
-def about(bed: beds.Bed) -> dict[str, str]:
+def about(bed: beds.Bed, commit: str) -> dict[str, str]:
     """What was measured, and on what."""
     return bed.describe() | {
         "date": today(),
-        "commit": origin.version(REPO),
+        "commit": commit,
         "ansible": version("ansible-core"),
         "collection": collection.version(beds.FOLDER / "collections"),
     }
@@ -108,6 +108,8 @@ def keep(results: dict[str, Any], **more: Any) -> None:
 
 def run(parts: list[str], pairs: int) -> None:
     """Measure ``parts``; results of other parts stay as an earlier run left them."""
+    # Before anything is kept: the files of the results are in the working copy.
+    commit = origin.version(REPO)
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     count, minutes = steps(parts, pairs)
     progress = Progress(count)
@@ -119,7 +121,7 @@ def run(parts: list[str], pairs: int) -> None:
     if set(parts) - {"plan", "edge"}:
         with beds.bed() as bed:
             for part, found in measure_on(bed, progress, parts, pairs):
-                keep(results, **{part: found | {"host": about(bed)}})
+                keep(results, **{part: found | {"host": about(bed, commit)}})
     print(f"Results: {RESULTS}\nPage: {PAGE}")
 
 

@@ -228,13 +228,10 @@ def _load(load: Results) -> str:
 
 
 def _load_words(rounds: Results) -> Iterator[str]:
-    without_gap = [one for name in ("line-service", "nginx", "bad-release") for one in rounds.get(name, ())]
+    without_gap = [name for name in ("line-service", "nginx", "bad-release") if name in rounds]
     if without_gap:
-        failed = sum(one["failed"] for one in without_gap)
-        yield (
-            "Failed requests in releases of line-service and nginx, the bad one included: "
-            f"{failed} (goal 0, {verdict(failed == 0)})."
-        )
+        failed = sum(one["failed"] for name in without_gap for one in rounds[name])
+        yield f"Failed requests in {', '.join(without_gap)}: {failed} (goal 0, {verdict(failed == 0)})."
     for bad in rounds.get("bad-release", ()):
         limit = bad["health_timeout"] + BACK_MARGIN
         yield (

@@ -10,6 +10,9 @@ from memoryark_lab.errors import LabError
 from memoryark_lab.hosts import Host
 from memoryark_lab.progress import Progress
 
+# Of ssh itself, when it does not get through.
+SSH_FAILED = 255
+
 NAME = "e2e"
 
 
@@ -62,7 +65,10 @@ def _services(host: Host) -> str:
     """The state of the product's services, or why the host does not tell it and its console's end."""
     status = ["systemctl", "--no-pager", "--lines=15", "status", "memoryark.target", "memoryark-*"]
     try:
-        return host.ssh(status, check=False, timeout=60).stdout
+        done = host.ssh(status, check=False, timeout=60)
+        if done.returncode == SSH_FAILED:
+            raise LabError(done.stderr)
+        return done.stdout
     except LabError as problem:
         console = host.console.read_text(encoding="utf-8", errors="replace")
         return f"{problem}\nThe end of its console:\n{console[-3000:]}"

@@ -108,7 +108,7 @@ def test_runs_are_taken_in_pairs(bed: Any, progress: Progress) -> None:
         }
     }
     assert "nothing changed | 2 | 10.0 | 60.0 | 6.00 | 5, met |" in page.render(
-        {"runs": found["runs"] | {"host": bench.about(bed)}}
+        {"runs": found["runs"] | {"host": bench.about(bed, "abc")}}
     )
     assert len(progress.taken) == bench.steps(["runs"], 2)[0]
 
@@ -125,7 +125,7 @@ def test_each_run_with_a_change_finds_one_thing_more_than_the_one_before(
     pages, prometheus = {"memoryark-frontend"}, {"prometheus"}
     assert services == [pages, pages, prometheus, prometheus, pages, pages]
     assert "pages changed, without a gap | 2 | 10.0 | 60.0 | 6.00 | 3, met |" in page.render(
-        {"roll": found["roll"] | {"host": bench.about(bed)}}
+        {"roll": found["roll"] | {"host": bench.about(bed, "abc")}}
     )
     assert len(progress.taken) == bench.steps(kinds, 2)[0]
 
@@ -154,7 +154,7 @@ def test_a_release_under_load_changes_what_it_is_about_and_nothing_else(bed: Any
     # Back to the release before the sick one is what the host does by itself.
     assert services == [line, line, pages, pages, backend, backend, line, line, line]
     assert bed.done[-4:] == ["ours", "rollback"] * 2
-    text = page.render({part: result | {"host": bench.about(bed)} for part, result in found.items()})
+    text = page.render({part: result | {"host": bench.about(bed, "abc")} for part, result in found.items()})
     assert "95.0 s after its container was started (goal 100 s" in text
     assert len(progress.taken) == bench.steps([*underload.PARTS], 2)[0]
 

@@ -111,7 +111,7 @@ def test_it_has_the_numbers(line: str) -> None:
     [
         "The peer's 52 tasks changed nothing in a second run.",
         "0 changed, 0 containers restarted (goal 0 and 0, met)",
-        "the bad one included: 0 (goal 0, met)",
+        "Failed requests in line-service, nginx, bad-release: 0 (goal 0, met)",
         "at least 0.95 (goal 0.9, met)",
         "answered in 0.40 ms, 99 of 100 in 2.00 ms; unchecked in 0.40 ms and 2.00 ms.",
         "95.5 s after its container was started (goal 100 s: the 90 s that systemd gives it to become healthy and 10 s; met)",

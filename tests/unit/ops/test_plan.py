@@ -316,6 +316,15 @@ def test_a_network_that_is_made_anew_takes_all_of_a_service() -> None:
     assert make_plan(wanted, found).restart == ("memoryark-r",)
 
 
+def test_a_link_address_that_is_new_keeps_no_service_from_being_rolled() -> None:
+    """A release of before may have the same fixed address without one."""
+    before = bot(text="\nNetwork=n:alias=r,ip=10.0.0.1\n")
+    for line, rolled in (("alias=r,ip=10.0.0.1,mac=02:44:0a:00:00:01", True), ("alias=r,ip=10.0.0.2", False)):
+        unit = bot(text=f"\nNetwork=n:{line}\n")
+        plan = make_plan(Release((unit, bot("-next"))), running(before, bot("-next"), old=True))
+        assert ("memoryark-r" in plan.roll) == rolled
+
+
 def test_what_a_plan_costs() -> None:
     keeper = Unit("memoryark-k", "k", "i", 0, "", "", databases=("/d",))
     plan = Plan(

@@ -88,6 +88,7 @@ CASES: list[tuple[str, dict[str, Any], str, list[str]]] = [
     ("deploy", {}, "Container", ["PidsLimit=256", "PodmanArgs=--memory=67108864 --memory-swap=67108864 --cpus=0.5"]),
     ("deploy", {"deploy": {"resources": {"limits": {"pids": 7}}}}, "Container", ["PidsLimit=7"]),
     ("deploy", {"deploy": {"resources": {"reservations": {"cpus": "0.5", "memory": "32M"}}}}, "Service", ["MemoryLow=33554432", "CPUWeight=50"]),
+    ("deploy", {}, "Service", ["CPUWeight=10"]),
     ("deploy", {"deploy": {"restart_policy": {"condition": "none"}}}, "Service", ["Restart=no"]),
     ("deploy", {"deploy": {"restart_policy": {"condition": "on-failure", "delay": "2s"}}}, "Service", ["Restart=on-failure", "RestartSec=2s"]),
     ("deploy", {}, "Unit", ["StartLimitIntervalSec=0"]),
@@ -155,12 +156,17 @@ def test_no_check_where_there_is_nothing_to_check(change: dict[str, Any]) -> Non
     ("address", "expected"),
     [
         ("10.1.0.9", "02:44:0a:01:00:09"),
-        ("fd00::9", "02:46:00:00:00:09"),
         ("10.0.0.255", "02:44:0a:00:00:ff"),
+        # sha256 of the 16 octets.
+        ("fd00::9", "02:46:69:fd:48:42"),
     ],
 )
 def test_a_fixed_address_has_a_link_address_of_its_own(address: str, expected: str) -> None:
     assert link_address(address) == expected
+
+
+def test_addresses_of_one_subnet_that_end_alike_have_different_link_addresses() -> None:
+    assert link_address("fd00:0:0:1:a::10") != link_address("fd00:0:0:1:b::10")
 
 
 # They say something about the image or to other tools, not about the unit.

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
@@ -210,8 +211,11 @@ def known_units(found: Found) -> Iterator[Unit]:
 
 
 def addresses(unit: Unit) -> list[str]:
-    """Return the networks of a unit with its fixed addresses on them."""
-    return lines(unit, "Network=")
+    """Return the networks of a unit with its fixed addresses on them.
+
+    Not with the link addresses: these follow from the others, and are new where a release before had none.
+    """
+    return [re.sub(r",mac=[0-9a-f:]+", "", line) for line in lines(unit, "Network=")]
 
 
 def lines(unit: Unit, key: str) -> list[str]:

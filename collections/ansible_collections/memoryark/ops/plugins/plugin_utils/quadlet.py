@@ -7,6 +7,7 @@ Source of the keys: podman-systemd.unit(5) and systemd.service(5) of that releas
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import json
 import math
@@ -37,6 +38,7 @@ SLICE = "memoryark.slice"
 # Against 100 of everything else on the host: a deployment, a backup or an update slows no visitor down, and
 # what is left is enough to sign in and to see why processors are short.
 SLICE_WEIGHT = 500
+_UNRESERVED_CPUS = 0.1
 ID_RANGE_BASE = 100_000
 ID_RANGE_SIZE = 65_536
 # What a start may take beyond the health check's own times: creating the container, a slow host.
@@ -249,14 +251,16 @@ def _network(service: Service, instance: Instance, catalogue: Catalogue) -> Iter
 
 
 def link_address(address: str) -> str:
-    """Return the MAC address of a fixed IP address: locally administered, with that one's end.
+    """Return the MAC address of a fixed IP address: locally administered, and always the same.
 
     A container that is made anew would have another one, and its neighbours sent to the old one until their
     kernels had tried that for some ten seconds. The announcement that netavark has the kernel make for that
     (``arp_notify``) is lost when it comes before the bridge forwards.
     """
     ip = ipaddress.ip_address(address)
-    return f"02:4{ip.version}:{ip.packed[-4:].hex(':')}"
+    # A subnet of IPv6 has more addresses than there are link addresses: no part of one is its own.
+    own = ip.packed if ip.version == 4 else hashlib.sha256(ip.packed).digest()[:4]
+    return f"02:4{ip.version}:{own.hex(':')}"
 
 
 def _storage(service: Service, catalogue: Catalogue, root: str) -> Iterator[tuple[str, str]]:
@@ -374,9 +378,9 @@ def _service_section(service: Service, instance: Instance) -> Iterator[tuple[str
     yield "ExecStartPre", f'/usr/bin/sh -c "rm --recursive --force {notes} && mkdir --parents {notes}"'
     if service.reserved_memory:
         yield "MemoryLow", str(service.reserved_memory)
-    if service.reserved_cpus:
-        # cgroup v2 has shares, not reserved processors: 100 stands for one processor.
-        yield "CPUWeight", str(max(1, round(service.reserved_cpus * 100)))
+    # cgroup v2 has shares, not reserved processors: 100 stands for one processor. Without this line a service
+    # that reserves nothing would count as much as one that reserves a whole one.
+    yield "CPUWeight", str(max(1, round((service.reserved_cpus or _UNRESERVED_CPUS) * 100)))
     if service.ports:
         # It logs who came: a line that the journal drops would be a visitor without a trace.
         yield "LogRateLimitIntervalSec", "0"
