@@ -38,7 +38,9 @@ SLICE = "memoryark.slice"
 # Against 100 of everything else on the host: a deployment, a backup or an update slows no visitor down, and
 # what is left is enough to sign in and to see why processors are short.
 SLICE_WEIGHT = 500
-_UNRESERVED_CPUS = 0.1
+# What a service that reserves nothing counts as. systemd's default would make it the equal of one that
+# reserves a whole processor.
+UNRESERVED_CPUS = 0.1
 ID_RANGE_BASE = 100_000
 ID_RANGE_SIZE = 65_536
 # What a start may take beyond the health check's own times: creating the container, a slow host.
@@ -378,9 +380,8 @@ def _service_section(service: Service, instance: Instance) -> Iterator[tuple[str
     yield "ExecStartPre", f'/usr/bin/sh -c "rm --recursive --force {notes} && mkdir --parents {notes}"'
     if service.reserved_memory:
         yield "MemoryLow", str(service.reserved_memory)
-    # cgroup v2 has shares, not reserved processors: 100 stands for one processor. Without this line a service
-    # that reserves nothing would count as much as one that reserves a whole one.
-    yield "CPUWeight", str(max(1, round((service.reserved_cpus or _UNRESERVED_CPUS) * 100)))
+    # cgroup v2 has shares, not reserved processors: 100 stands for one processor.
+    yield "CPUWeight", str(max(1, round((service.reserved_cpus or UNRESERVED_CPUS) * 100)))
     if service.ports:
         # It logs who came: a line that the journal drops would be a visitor without a trace.
         yield "LogRateLimitIntervalSec", "0"
